@@ -1,0 +1,36 @@
+# Nothing but Python 3.11 or newer, pip and make is needed: uv comes with pip, and
+# brings the rest.
+PYTHON ?= python3
+PORT ?= 8000
+UV := build/tools/bin/uv
+SERVICE := build/my-async-service
+ONLY ?=
+unexport VIRTUAL_ENV
+
+.PHONY: run test lint
+.SILENT:
+
+run: $(UV) | $(SERVICE)
+	echo "==> Starting $(SERVICE) (the first start installs it). Try, in a browser or with curl -i:"
+	echo "      http://127.0.0.1:$(PORT)/"
+	echo "      http://127.0.0.1:$(PORT)/hello/you/"
+	echo "      http://127.0.0.1:$(PORT)/ticks/"
+	cd $(SERVICE) && ../tools/bin/uv run manage.py runserver $(PORT)
+
+test: $(UV)
+	echo "==> Testing every pair of answers: generated, linted, typed, tested, served"
+	$(UV) run pytest $(ONLY)
+
+lint: $(UV)
+	$(UV) run ruff check .
+	$(UV) run ruff format --check .
+	$(UV) run mypy .
+
+$(UV):
+	echo "==> Installing uv into build/tools"
+	$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed, and this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3")'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target build/tools uv
+
+$(SERVICE): $(UV)
+	echo "==> Generating $(SERVICE) with the default answers"
+	$(UV) run cookiecutter --no-input --output-dir build .

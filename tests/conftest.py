@@ -1,0 +1,43 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pytest_cookies.plugin import Cookies
+
+from tests.prompts import DEFAULTS
+from tests.service import TEMPLATE, Service
+
+Bake = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def bake(cookies_session: Cookies) -> Bake:
+    """Generate a service; the same answers give the same one, for the session."""
+    baked: dict[tuple[tuple[str, str], ...], Service] = {}
+
+    def bake(**answers: str) -> Service:
+        # pytest-cookies drops a key that is no prompt, silently.
+        unknown = answers.keys() - DEFAULTS.keys()
+        assert not unknown, f"no such prompt: {', '.join(sorted(unknown))}"
+        complete = DEFAULTS | answers
+        key = tuple(sorted(complete.items()))
+        if key not in baked:
+            result = cookies_session.bake(complete, template=str(TEMPLATE))
+            assert result.exception is None, result.exception
+            assert result.project_path is not None
+            baked[key] = Service(Path(result.project_path), complete)
+        return baked[key]
+
+    return bake
+
+
+@pytest.fixture
+def clean_environment(tmp_path: Path) -> dict[str, str]:
+    """As on a machine that nobody prepared: no virtual environment, HOME empty."""
+    home = tmp_path / "home"
+    home.mkdir()
+    inherited = {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT"}
+    return {name: os.environ[name] for name in inherited & os.environ.keys()} | {
+        "HOME": str(home)
+    }

@@ -1,0 +1,50 @@
+"""Find Python interpreters, also those that are installed but not on the PATH."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from uv import find_uv_bin
+
+UV = find_uv_bin()
+
+
+@cache
+def find(minimum: str) -> str:
+    """The path of an interpreter of at least this version, such as "3.12"."""
+    path = os.environ["PATH"]
+    if pyenv := shutil.which("pyenv"):
+        # `pyenv root` would follow HOME, and its shims are no interpreters.
+        versions = Path(pyenv).resolve().parent.parent / "versions"
+        path = os.pathsep.join(
+            [*map(str, sorted(versions.glob("3.*/bin"))), *_without_shims(path)]
+        )
+    found = subprocess.run(
+        [UV, "python", "find", "--no-project", "--system", f">={minimum}"],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        pytest.fail(
+            f"Python {minimum} or newer is needed and was not found: install it, "
+            f"or put it on the PATH. {found.stderr.strip()}"
+        )
+    return found.stdout.strip()
+
+
+@cache
+def uv_folder() -> Path:
+    """A folder for the PATH that holds uv and nothing else."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "uv").symlink_to(UV)
+    return folder
+
+
+def _without_shims(path: str) -> list[str]:
+    return [folder for folder in path.split(os.pathsep) if Path(folder).name != "shims"]

@@ -1,0 +1,46 @@
+"""The prompts of cookiecutter.json, and the combinations of answers that are baked."""
+
+import json
+from pathlib import Path
+
+from allpairspy import AllPairs
+
+CONTEXT = json.loads(
+    (Path(__file__).parent.parent / "cookiecutter.json").read_text(encoding="utf-8")
+)
+# Free text that breaks what does not escape it.
+TEXTS = {
+    "project_name": 'Tom\'s "Shop" \\n \\" {{ 1 }} </title> 🚀',
+    "response_header": "X-Quoted: \"a\" 'b' \\n \\\\ {{ 1 }} # %",
+}
+
+
+def choices(prompt: str) -> list[str]:
+    value = CONTEXT[prompt]
+    if isinstance(value, bool):
+        return [str(value).lower(), str(not value).lower()]
+    if isinstance(value, list):
+        return value
+    return [value, TEXTS[prompt]] if prompt in TEXTS else [value]
+
+
+PROMPTS = [prompt for prompt in CONTEXT if not prompt.startswith("_")]
+DEFAULTS = {prompt: choices(prompt)[0] for prompt in PROMPTS} | {
+    "project_slug": "my-async-service"
+}
+VARIED = {
+    prompt: choices(prompt)
+    for prompt in PROMPTS
+    if prompt != "project_slug" and len(choices(prompt)) > 1
+}
+COMBINATIONS = [
+    dict(zip(VARIED, row, strict=True)) for row in AllPairs(VARIED.values())
+]
+
+
+def name(answers: dict[str, str]) -> str:
+    short = {"true": "admin", "false": "no-admin"} | {
+        text: "nasty" for text in TEXTS.values()
+    }
+    parts = [short.get(answer, answer) for answer in answers.values()]
+    return "/".join(part for part in parts if part not in (CONTEXT["project_name"],))

@@ -1,0 +1,168 @@
+"""A generated service, and what a person does with it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from tests import interpreters
+
+TEMPLATE = Path(__file__).parent.parent
+TREE = TEMPLATE / "{{cookiecutter.project_slug}}"
+# What a shell on a new machine has; neither a virtual environment nor settings.
+INHERITED = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_CACHE_DIR")
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Service:
+    path: Path
+    answers: dict[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
+        system = [
+            folder
+            for folder in os.environ["PATH"].split(os.pathsep)
+            if not folder.startswith(str(TEMPLATE))
+        ]
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        return inherited | {
+            "PATH": os.pathsep.join([str(interpreters.uv_folder()), *system]),
+            "UV_PYTHON": interpreters.find(minimum),
+        }
+
+    def files(self) -> set[str]:
+        """As generated: without what running it adds, and without what git ignores."""
+        made = re.compile(
+            r"\.venv/|uv\.lock$|.*__pycache__/|\.\w+_cache/|staticfiles/|.*\.sqlite3"
+        )
+        paths = (path for path in self.path.rglob("*") if path.is_file())
+        names = {path.relative_to(self.path).as_posix() for path in paths}
+        return {name for name in names if not made.match(name)}
+
+    def readme_commands(self) -> list[str]:
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return re.findall(r"^    (uv run .*)$", text, re.MULTILINE)
+
+    def run(self, command: str, **environment: str) -> str:
+        done = subprocess.run(
+            command.split(),
+            cwd=self.path,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout
+
+    @contextmanager
+    def serve(self, command: str, **environment: str) -> Iterator["Server"]:
+        """Run the command on a free port, by SIGTERM to the end."""
+        port = free_port()
+        log = self.path.parent / f"{port}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                re.sub(r"\b8000\b", str(port), command).split(),
+                cwd=self.path,
+                env=self.environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # uv passes signals on to what it runs; the group is for the worst.
+                start_new_session=True,
+            )
+        server = Server(port, log, process)
+        try:
+            server.wait_for(server.listens)
+            yield server
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def get(self, path: str, **headers: str) -> Answer:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, fields, response.read().decode())
+        finally:
+            connection.close()
+
+    def listens(self) -> bool:
+        status = self.process.poll()
+        assert status is None, f"it ended with {status}:\n{self.log.read_text()}"
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
+            time.sleep(0.02)
+
+    def lines(self, log_format: str) -> list[Line]:
+        text = self.log.read_text(encoding="utf-8")
+        return [PARSERS[log_format](line) for line in text.splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def parse_logfmt(line: str) -> Line:
+    pair = r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)'
+    assert re.fullmatch(f"{pair}(?: {pair})*", line), line
+    return {
+        key: json.loads(value) if value.startswith('"') else value
+        for key, value in re.findall(pair, line)
+    }
+
+
+def parse_text(line: str) -> Line:
+    match = re.fullmatch(r"(\S+) ([A-Z]+) +([\w.]+): ([^\t]*)\t(.*)", line)
+    assert match, line
+    timestamp, level, logger, message, pairs = match.groups()
+    head = {"timestamp": timestamp, "level": level.lower(), "logger": logger}
+    return head | {"message": message} | parse_logfmt(pairs)
+
+
+PARSERS: dict[str, Callable[[str], Line]] = {
+    "text": parse_text,
+    "logfmt": parse_logfmt,
+    "json": json.loads,
+}

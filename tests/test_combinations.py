@@ -1,0 +1,178 @@
+"""Every pair of choices: generated, linted, typed, tested, served."""
+
+import ast
+import html
+import itertools
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from tests.conftest import Bake
+from tests.prompts import COMBINATIONS, VARIED, name
+from tests.service import TREE, Server, Service
+
+PYTHON_FILES = {
+    path.relative_to(TREE).as_posix()
+    for path in TREE.rglob("*.py")
+    if "__pycache__" not in path.parts
+}
+FILES = {
+    ".env",
+    ".env.example",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "README.md",
+    "config/__init__.py",
+    "config/asgi.py",
+    "config/settings.py",
+    "config/urls.py",
+    "home/__init__.py",
+    "home/templates/home/index.html",
+    "home/urls.py",
+    "home/views.py",
+    "manage.py",
+    "pyproject.toml",
+    "serving/__init__.py",
+    "serving/apps.py",
+    "serving/environment.py",
+    "serving/logs.py",
+    "serving/management/__init__.py",
+    "serving/management/commands/__init__.py",
+    "serving/management/commands/runserver.py",
+    "serving/middleware.py",
+    "tests/__init__.py",
+    "tests/conftest.py",
+    "tests/server.py",
+    "tests/settings.py",
+    "tests/test_database.py",
+    "tests/test_deadline.py",
+    "tests/test_environment.py",
+    "tests/test_header.py",
+    "tests/test_home.py",
+    "tests/test_logs.py",
+    "tests/test_request_id.py",
+    "tests/test_server.py",
+    "tests/test_timing.py",
+}
+FILES_BY_ANSWER = {
+    ("admin", "true"): {"config/admin.py"},
+    ("database", "postgresql"): {"tests/postgresql.py"},
+    ("deploy", "docker"): {"Dockerfile", ".dockerignore", "compose.yaml"},
+    ("ci", "github"): {".github/workflows/ci.yml"},
+    ("ci", "gitlab"): {".gitlab-ci.yml"},
+}
+# The statuses, of those asked for, that carry the response header.
+CARRYING = {
+    "status-200": {200},
+    "success": {200},
+    "always": {200, 404},
+    "never": set(),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(answers, marks=pytest.mark.xdist_group(name(answers)))
+        for answers in COMBINATIONS
+    ],
+    ids=[name(answers) for answers in COMBINATIONS],
+)
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(**request.param)
+
+
+def test_every_pair_of_choices_is_baked() -> None:
+    for (one, its), (other, theirs) in itertools.combinations(VARIED.items(), 2):
+        for pair in itertools.product(its, theirs):
+            assert any((row[one], row[other]) == pair for row in COMBINATIONS), pair
+
+
+def test_files_are_exactly_those_of_the_answers(service: Service) -> None:
+    expected = FILES.union(
+        *(
+            files
+            for (prompt, answer), files in FILES_BY_ANSWER.items()
+            if service.answers[prompt] == answer
+        )
+    )
+    assert service.files() == expected
+
+
+def test_every_file_is_rendered_and_parses(service: Service) -> None:
+    for file in service.files():
+        text = (service.path / file).read_text(encoding="utf-8")
+        # Answers may hold braces; only the template speaks of cookiecutter.
+        assert "cookiecutter" not in text, file
+        assert not re.search(r"^\s*# %", text, re.MULTILINE), file
+        if file.endswith(".py"):
+            ast.parse(text, file)
+        if file.endswith(".toml"):
+            tomllib.loads(text)
+
+
+def test_lints(service: Service) -> None:
+    service.run("uv run ruff check .")
+    service.run("uv run ruff format --check .")
+
+
+def test_types(service: Service) -> None:
+    service.run("uv run mypy .")
+
+
+def test_own_tests_pass(service: Service) -> None:
+    output = service.run("uv run pytest")
+    assert re.search(r"\d+ passed in", output)
+    assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
+
+
+def test_served_by_the_documented_command(service: Service) -> None:
+    production = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
+    if service.answers["admin"] == "true":
+        service.run("uv run manage.py collectstatic --noinput", **production)
+    [command] = [c for c in service.readme_commands() if "uvicorn" in c]
+    with service.serve(command, **production) as server:
+        requests = served(service, server)
+    check_log(service, server.lines(service.answers["log_format"]), requests)
+
+
+def served(service: Service, server: Server) -> list[tuple[str, int]]:
+    """Asks for each page; returns the path and the status of each request."""
+    header, _, value = service.answers["response_header"].partition(": ")
+    carrying = CARRYING[service.answers["header_condition"]]
+    timing = service.answers["server_timing"] == "always"
+    pages = {"/": 200, "/hello/you/": 200, "/nowhere/": 404}
+    if service.answers["admin"] == "true":
+        pages["/admin/login/"] = 200
+    for path, status in pages.items():
+        answer = server.get(path)
+        assert answer.status == status, answer.body
+        expected = value if status in carrying else None
+        assert answer.headers.get(header.lower()) == expected
+        assert ("server-timing" in answer.headers) == timing
+        if path == "/":
+            title = html.escape(service.answers["project_name"])
+            assert f"<title>{title}</title>" in answer.body
+        if path == "/admin/login/":
+            [css] = re.findall(
+                r'href="(/static/admin/css/login\.\w+\.css)"', answer.body
+            )
+            assert server.get(css).status == 200
+    if service.answers["admin"] == "true":
+        pages[css] = 200
+    return list(pages.items())
+
+
+def check_log(
+    service: Service, lines: list[dict[str, Any]], requests: list[tuple[str, int]]
+) -> None:
+    timing = [line for line in lines if line["logger"] == "serving.timing"]
+    assert [(line["path"], int(line["status"])) for line in timing] == requests
+    for line in lines:
+        assert line["service"] == service.answers["project_slug"]
+    for line in timing:
+        assert line["outcome"] == "completed"
+        assert float(line["duration"]) > 0
+        assert len(line["request_id"]) == 32

@@ -1,0 +1,3 @@
+from django.contrib import admin
+
+urlpatterns, app_name, _ = admin.site.urls

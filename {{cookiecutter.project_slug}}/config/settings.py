@@ -1,0 +1,130 @@
+from pathlib import Path
+
+from serving import environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+# The defaults; the environment overrides each, and so does .env in development.
+# fmt: off
+PROJECT_NAME = "{{ cookiecutter.__project_name }}"
+env = environment.Environment(BASE_DIR / ".env", {
+    "DATABASE_URL": "{{ cookiecutter.__database_url }}",
+    "LOG_FORMAT": "{{ cookiecutter.log_format }}",
+    "LOG_LEVEL": "INFO",
+    "RESPONSE_HEADER": "{{ cookiecutter.__response_header }}",
+    "RESPONSE_HEADER_WHEN": "{{ cookiecutter.header_condition }}",
+    "SERVER_TIMING": "{{ cookiecutter.server_timing }}",
+})
+# fmt: on
+
+SERVICE = "{{ cookiecutter.project_slug }}"
+
+SECRET_KEY = env.required("SECRET_KEY")
+DEBUG = env.boolean("DEBUG")
+ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+DATABASES = {"default": env.database("DATABASE_URL")}
+
+LOG_FORMAT = env.choice("LOG_FORMAT", environment.LOG_FORMATS)
+LOG_LEVEL = env.choice("LOG_LEVEL", environment.LOG_LEVELS)
+RESPONSE_HEADER = env.header("RESPONSE_HEADER")
+RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", environment.CONDITIONS)
+SERVER_TIMING = env.choice("SERVER_TIMING", environment.SERVER_TIMING)
+REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
+
+INSTALLED_APPS = [
+    # First, so that its runserver is the one that runs.
+    "serving",
+    "home",
+    # % if cookiecutter.admin
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "servestatic",
+    # % endif
+]
+MIDDLEWARE = [
+    "serving.middleware.LogMiddleware",
+    "serving.middleware.TimingMiddleware",
+    "serving.middleware.HeaderMiddleware",
+    "serving.middleware.deadline",
+    "django.middleware.security.SecurityMiddleware",
+    # % if cookiecutter.admin
+    "servestatic.middleware.ServeStaticMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    # % endif
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    # % if cookiecutter.admin
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    # % endif
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                # % if cookiecutter.admin
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                # % endif
+            ],
+        },
+    },
+]
+
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# % if cookiecutter.admin
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+
+# % endif
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {
+            "()": "serving.logs.formatter",
+            "log_format": LOG_FORMAT,
+            "service": SERVICE,
+        },
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
+    "loggers": {
+        # Without the handlers that Django and uvicorn bring along.
+        "django": {"handlers": [], "level": "NOTSET"},
+        "uvicorn": {"handlers": [], "level": "NOTSET", "propagate": True},
+        # The timing line replaces it.
+        "uvicorn.access": {"handlers": [], "propagate": False},
+        # Every query, and every sync middleware: too much for LOG_LEVEL=DEBUG.
+        "django.db.backends": {"level": "INFO"},
+        "asyncio": {"level": "INFO"},
+    },
+}

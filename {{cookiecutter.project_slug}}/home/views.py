@@ -1,0 +1,35 @@
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from django.conf import settings
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    JsonResponse,
+    StreamingHttpResponse,
+)
+from django.shortcuts import render
+
+
+async def index(request: HttpRequest) -> HttpResponse:
+    return render(request, "home/index.html", {"name": settings.PROJECT_NAME})
+
+
+async def hello(request: HttpRequest, name: str) -> JsonResponse:
+    return JsonResponse({"hello": name})
+
+
+async def ticks(request: HttpRequest) -> StreamingHttpResponse:
+    """Server-sent events, one a second, until the client leaves."""
+    return StreamingHttpResponse(
+        clock(),
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-cache"},
+    )
+
+
+async def clock() -> AsyncIterator[str]:
+    while True:
+        yield f"data: {datetime.now(UTC).isoformat(timespec='seconds')}\n\n"
+        await asyncio.sleep(1)

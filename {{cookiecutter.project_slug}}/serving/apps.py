@@ -1,0 +1,10 @@
+from django.apps import AppConfig
+
+from serving import logs
+
+
+class ServingConfig(AppConfig):
+    name = "serving"
+
+    def ready(self) -> None:
+        logs.configure_structlog()

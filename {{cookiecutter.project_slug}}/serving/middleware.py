@@ -1,0 +1,211 @@
+"""The service's own middlewares: async only, no thread, no I/O."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import structlog
+from asgiref.sync import markcoroutinefunction
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured, MiddlewareNotUsed
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.decorators import async_only_middleware
+
+from serving.environment import CONDITIONS, parse_header
+
+GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+request_logger = logging.getLogger("serving.request")
+timing_logger = logging.getLogger("serving.timing")
+
+
+class LogMiddleware:
+    """Bind X-Request-ID to each log line of the request and send it back."""
+
+    sync_capable = False
+    async_capable = True
+    accepted = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request_id = request.headers.get("X-Request-ID", "")
+        if not self.accepted.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
+        # Never unbound: each request has a context of its own, and what is logged
+        # after the response started belongs to the request too.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_logger.debug("Before response")
+        response = await self.get_response(request)
+        request_logger.debug("After response")
+        response.headers["X-Request-ID"] = request_id
+        return response
+
+
+class TimingMiddleware:
+    """Log how long a request took, a stream to its last byte; send Server-Timing."""
+
+    sync_capable = False
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        self.server_timing = settings.SERVER_TIMING == "always" or (
+            settings.SERVER_TIMING == "debug" and settings.DEBUG
+        )
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        start = time.perf_counter()
+        try:
+            response = await self.get_response(request)
+        except asyncio.CancelledError:
+            self.log(request, 499, start, "disconnected")
+            raise
+        if self.server_timing:
+            # In milliseconds: https://www.w3.org/TR/server-timing/
+            entry = f"app;dur={(time.perf_counter() - start) * 1000:.1f}"
+            if others := response.headers.get("Server-Timing"):
+                entry = f"{others}, {entry}"
+            response.headers["Server-Timing"] = entry
+        if isinstance(response, StreamingHttpResponse):
+            self.watch(request, response, start)
+        else:
+            self.log(request, response.status_code, start, "completed")
+        return response
+
+    def watch(
+        self, request: HttpRequest, response: StreamingHttpResponse, start: float
+    ) -> None:
+        def log(outcome: str, first_byte: float | None) -> None:
+            if first_byte is not None:
+                first_byte = round(first_byte - start, 6)
+            self.log(request, response.status_code, start, outcome, first_byte)
+
+        content = response.streaming_content
+        response.streaming_content = (
+            _AsyncStream(content, log)
+            if isinstance(content, AsyncIterator)
+            else _Stream(content, log)
+        )
+
+    def log(
+        self,
+        request: HttpRequest,
+        status: int,
+        start: float,
+        outcome: str,
+        first_byte: float | None = None,
+    ) -> None:
+        duration = time.perf_counter() - start
+        match = request.resolver_match
+        fields = {
+            "method": request.method,
+            "path": request.path,
+            "route": None if match is None else match.route,
+            "status": status,
+            "duration": round(duration, 6),
+            "first_byte": first_byte,
+            "outcome": outcome,
+        }
+        timing_logger.info(
+            "Request took %.4f seconds",
+            duration,
+            extra={key: value for key, value in fields.items() if value is not None},
+        )
+
+
+class _Watched:
+    """The content of a streaming response; Django calls close() when it is over."""
+
+    def __init__(self, content: Any, log: Callable[[str, float | None], None]) -> None:
+        self.content = content
+        self.log = log
+        self.first_byte: float | None = None
+        # Unless it ends or raises, somebody stopped listening.
+        self.outcome = "disconnected"
+
+    def close(self) -> None:
+        self.log(self.outcome, self.first_byte)
+
+
+class _Stream(_Watched):
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for part in self.content:
+                self.first_byte = self.first_byte or time.perf_counter()
+                yield part
+            self.outcome = "completed"
+        except Exception:
+            self.outcome = "failed"
+            raise
+
+
+class _AsyncStream(_Watched):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self.content:
+                self.first_byte = self.first_byte or time.perf_counter()
+                yield part
+            self.outcome = "completed"
+        except Exception:
+            self.outcome = "failed"
+            raise
+
+
+class HeaderMiddleware:
+    """Send RESPONSE_HEADER when RESPONSE_HEADER_WHEN holds and the view sent none."""
+
+    sync_capable = False
+    async_capable = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        try:
+            self.name, self.value = parse_header(settings.RESPONSE_HEADER)
+            self.statuses = CONDITIONS[settings.RESPONSE_HEADER_WHEN]
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"RESPONSE_HEADER={settings.RESPONSE_HEADER!r} is refused: {error}."
+            ) from None
+        except KeyError:
+            raise ImproperlyConfigured(
+                f"RESPONSE_HEADER_WHEN={settings.RESPONSE_HEADER_WHEN!r} is refused: "
+                f"use one of {', '.join(CONDITIONS)}."
+            ) from None
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = await self.get_response(request)
+        if response.status_code in self.statuses:
+            response.headers.setdefault(self.name, self.value)
+        return response
+
+
+@async_only_middleware
+def deadline(get_response: GetResponse) -> GetResponse:
+    """Answer 504 when REQUEST_TIMEOUT passes before the response starts."""
+    seconds = settings.REQUEST_TIMEOUT
+    if seconds is None:
+        raise MiddlewareNotUsed
+
+    async def middleware(request: HttpRequest) -> HttpResponseBase:
+        try:
+            async with asyncio.timeout(seconds):
+                return await get_response(request)
+        except TimeoutError:
+            # Only the deadline: what a view raises is a response by now.
+            return HttpResponse(
+                f"No answer within {seconds:g} seconds.\n",
+                status=504,
+                content_type="text/plain",
+            )
+
+    return middleware

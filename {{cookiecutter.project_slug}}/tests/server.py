@@ -1,0 +1,98 @@
+"""A live server for what a test client cannot show."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Server:
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def open(self, path: str, **headers: str) -> Iterator[HTTPResponse]:
+        """Leaves when the block ends, whatever is still to come."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path, headers=headers)
+        with closing(connection), connection.getresponse() as response:
+            yield response
+
+    def get(self, path: str, **headers: str) -> HTTPResponse:
+        with self.open(path, **headers) as response:
+            response.read()
+        return response
+
+    def lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8").splitlines()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Up to ten seconds."""
+        deadline = time.monotonic() + 10
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(
+                    "It did not happen within 10 s:\n" + "\n".join(self.lines())
+                )
+            time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Serve = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Start the service in a process of its own; keywords are its environment."""
+
+    @contextmanager
+    def serve(*command: str, port: int = 0, **environment: str) -> Iterator[Server]:
+        port = port or free_port()
+        command = command or ("-m", "uvicorn", "config.asgi:application", "--port")
+        log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", *command, str(port)],
+                cwd=ROOT,
+                env=os.environ
+                | {
+                    "ALLOWED_HOSTS": "127.0.0.1",
+                    "DJANGO_SETTINGS_MODULE": "tests.settings",
+                }
+                | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        server = Server(port, log, process)
+
+        def listening() -> bool:
+            if process.poll() is not None:
+                return True
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            server.wait_for(listening)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(10)
+
+    return serve

@@ -1,0 +1,26 @@
+"""The service's settings as generated, whatever .env says."""
+
+import os
+from pathlib import Path
+
+# An empty variable counts as unset and still outranks .env.
+example = Path(__file__).parent.parent / ".env.example"
+for line in example.read_text(encoding="utf-8").splitlines():
+    name, equals, _ = line.removeprefix("#").partition("=")
+    if equals and name.isupper() and name != "DATABASE_URL":
+        os.environ.setdefault(name, "")
+os.environ["SECRET_KEY"] = os.environ["SECRET_KEY"] or "only for tests"
+
+from config.settings import *
+
+# Of the live server; test clients need none.
+ALLOWED_HOSTS = ["127.0.0.1"]
+# % if cookiecutter.admin
+# Nobody ran collectstatic.
+SERVESTATIC_USE_FINDERS = True
+STORAGES = {
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage",
+    },
+}
+# % endif

@@ -1,0 +1,170 @@
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import pytest
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.test import AsyncClient, Client
+from django.urls import path
+from pytest_django import Settings
+
+from serving.middleware import TimingMiddleware
+
+pytestmark = pytest.mark.urls(__name__)
+
+
+async def answer(request: HttpRequest, status: int) -> HttpResponse:
+    if status == 500:
+        raise RuntimeError("the view fails")
+    return HttpResponse(status=status)
+
+
+async def timed(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(headers={"Server-Timing": "cache;dur=1.5"})
+
+
+async def stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.sleep(0.05)
+        yield b"last"
+
+    return StreamingHttpResponse(parts())
+
+
+async def broken(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise RuntimeError("half way")
+
+    return StreamingHttpResponse(parts())
+
+
+urlpatterns = [
+    path("answer/<int:status>/", answer),
+    path("timed/", timed),
+    path("stream/", stream),
+    path("broken/", broken),
+]
+LogLines = Callable[[], list[dict[str, Any]]]
+
+
+def timing(log_lines: LogLines) -> dict[str, Any]:
+    [line] = [line for line in log_lines() if line["logger"] == "serving.timing"]
+    return line
+
+
+async def test_one_line_at_info_says_how_long_the_request_took(
+    async_client: AsyncClient, log_lines: LogLines
+) -> None:
+    await async_client.get("/answer/200/?secret=1", headers={"X-Request-ID": "abc"})
+    line = timing(log_lines)
+    assert line["level"] == "info"
+    assert re.fullmatch(r"Request took \d+\.\d{4} seconds", line["message"])
+    assert line["message"] == f"Request took {line['duration']:.4f} seconds"
+    assert line["request_id"] == "abc"
+    assert line["method"] == "GET"
+    assert line["path"] == "/answer/200/"
+    assert line["route"] == "answer/<int:status>/"
+    assert line["status"] == 200
+    assert line["outcome"] == "completed"
+    assert "first_byte" not in line
+
+
+@pytest.mark.parametrize("status", [201, 404, 500])
+async def test_line_has_the_status_of_the_response(
+    async_client: AsyncClient, log_lines: LogLines, status: int
+) -> None:
+    async_client.raise_request_exception = False
+    await async_client.get(f"/answer/{status}/")
+    assert timing(log_lines)["status"] == status
+
+
+async def test_line_has_no_route_when_no_url_matches(
+    async_client: AsyncClient, log_lines: LogLines
+) -> None:
+    await async_client.get("/nowhere/")
+    line = timing(log_lines)
+    assert line["status"] == 404
+    assert "route" not in line
+
+
+def test_line_is_written_under_the_sync_client(
+    client: Client, log_lines: LogLines
+) -> None:
+    client.get("/answer/200/")
+    assert timing(log_lines)["outcome"] == "completed"
+
+
+async def test_stream_is_timed_to_its_last_byte(
+    async_client: AsyncClient, log_lines: LogLines
+) -> None:
+    response = cast(StreamingHttpResponse, await async_client.get("/stream/"))
+    assert not [line for line in log_lines() if line["logger"] == "serving.timing"]
+    assert [part async for part in response] == [b"first", b"last"]
+    response.close()
+    line = timing(log_lines)
+    assert line["outcome"] == "completed"
+    assert line["duration"] >= 0.05 > line["first_byte"]
+
+
+async def test_stream_that_raises_half_way_failed(
+    async_client: AsyncClient, log_lines: LogLines
+) -> None:
+    response = cast(StreamingHttpResponse, await async_client.get("/broken/"))
+    with pytest.raises(RuntimeError, match="half way"):
+        [part async for part in response]
+    response.close()
+    line = timing(log_lines)
+    assert line["status"] == 200
+    assert line["outcome"] == "failed"
+
+
+async def test_cancelled_request_leaves_a_line_and_stays_cancelled(
+    async_client: AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def never(request: HttpRequest) -> HttpResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = HttpRequest()
+    task = asyncio.create_task(TimingMiddleware(never)(request))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    [record] = [r for r in caplog.records if r.name == "serving.timing"]
+    assert record.levelno == logging.INFO
+    assert vars(record)["status"] == 499
+
+
+@pytest.mark.parametrize(
+    ("server_timing", "debug", "sent"),
+    [
+        ("debug", True, True),
+        ("debug", False, False),
+        ("always", False, True),
+        ("never", True, False),
+    ],
+)
+async def test_server_timing_is_sent_by_its_setting(
+    async_client: AsyncClient,
+    settings: Settings,
+    server_timing: str,
+    debug: bool,
+    sent: bool,
+) -> None:
+    settings.DEBUG = debug
+    settings.SERVER_TIMING = server_timing
+    response = await async_client.get("/answer/200/")
+    assert ("Server-Timing" in response.headers) is sent
+
+
+async def test_server_timing_keeps_entries_of_the_view(
+    async_client: AsyncClient, settings: Settings
+) -> None:
+    settings.SERVER_TIMING = "always"
+    value = (await async_client.get("/timed/")).headers["Server-Timing"]
+    assert re.fullmatch(r"cache;dur=1\.5, app;dur=\d+\.\d", value)
