@@ -4,17 +4,17 @@ import secrets
 import shutil
 from pathlib import Path
 
-# Answer -> what to remove. A path that is missing is an error.
+# What each answer removes. A path that is missing is an error.
 REMOVE = {
-    "{{ cookiecutter.admin }}": {"False": ["config/admin.py"]},
-    "{{ cookiecutter.database }}": {"sqlite": ["tests/postgresql.py"]},
-    "{{ cookiecutter.deploy }}": {
-        "none": ["Dockerfile", ".dockerignore", "compose.yaml"],
+    ("admin", "{{ cookiecutter.admin }}"): {"False": ["config/admin.py"]},
+    ("database", "{{ cookiecutter.database }}"): {"sqlite": ["tests/postgresql.py"]},
+    ("deploy", "{{ cookiecutter.deploy }}"): {
+        "none": [".dockerignore", "Dockerfile", "compose.yaml"],
     },
-    "{{ cookiecutter.ci }}": {
+    ("ci", "{{ cookiecutter.ci }}"): {
         "github": [".gitlab-ci.yml"],
         "gitlab": [".github"],
-        "none": [".gitlab-ci.yml", ".github"],
+        "none": [".github", ".gitlab-ci.yml"],
     },
 }
 
@@ -26,8 +26,8 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-for answer, choices in REMOVE.items():
-    for name in choices.get(answer, []):
+for (_, answer), removed in REMOVE.items():
+    for name in removed.get(answer, []):
         remove(Path(name))
 
 dotenv = Path(".env")

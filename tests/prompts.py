@@ -10,8 +10,8 @@ CONTEXT = json.loads(
 )
 # Free text that breaks what does not escape it.
 TEXTS = {
-    "project_name": 'Tom\'s "Shop" \\n \\" {{ 1 }} </title> 🚀',
-    "response_header": "X-Quoted: \"a\" 'b' \\n \\\\ {{ 1 }} # %",
+    "project_name": 'Tom\'s "Shop" \\n \\" </title> 🚀',
+    "response_header": "X-Quoted: \"a\" 'b' \\n \\\\ # %",
 }
 
 

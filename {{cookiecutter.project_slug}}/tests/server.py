@@ -1,5 +1,6 @@
 """A live server for what a test client cannot show."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,13 +40,26 @@ class Server:
     def lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8").splitlines()
 
+    def timing(self, path: str) -> dict[str, Any]:
+        """The timing line of the only request for this path; it may be yet to come."""
+        found: list[dict[str, Any]] = []
+
+        def written() -> bool:
+            lines = [json.loads(line) for line in self.lines()]
+            found[:] = [line for line in lines if line.get("path") == path]
+            return bool(found)
+
+        self.wait_for(written)
+        [line] = found
+        return line
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Up to ten seconds."""
-        deadline = time.monotonic() + 10
+        """Up to a minute, for a busy machine."""
+        deadline = time.monotonic() + 60
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(
-                    "It did not happen within 10 s:\n" + "\n".join(self.lines())
+                    "It did not happen within a minute:\n" + "\n".join(self.lines())
                 )
             time.sleep(0.01)
 
@@ -58,15 +73,15 @@ def free_port() -> int:
 Serve = Callable[..., AbstractContextManager[Server]]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Serve:
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """Start the service in a process of its own; keywords are its environment."""
 
     @contextmanager
     def serve(*command: str, port: int = 0, **environment: str) -> Iterator[Server]:
         port = port or free_port()
         command = command or ("-m", "uvicorn", "config.asgi:application", "--port")
-        log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+        log = tmp_path_factory.mktemp("server") / "log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-W", "error", *command, str(port)],
@@ -93,6 +108,6 @@ def serve(tmp_path: Path) -> Serve:
             yield server
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
     return serve
