@@ -24,7 +24,7 @@ test: $(UV)
 lint: $(UV)
 	$(UV) run ruff check .
 	$(UV) run ruff format --check .
-	$(UV) run mypy .
+	$(UV) run mypy
 
 $(UV):
 	echo "==> Installing uv into build/tools"

@@ -129,6 +129,8 @@ def test_own_tests_pass(service: Service) -> None:
 
 
 def test_served_by_the_documented_command(service: Service) -> None:
+    # What uv says while it installs is no line of the service.
+    service.run("uv sync")
     production = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
     if service.answers["admin"] == "true":
         service.run("uv run manage.py collectstatic --noinput", **production)

@@ -14,7 +14,6 @@ import pytest
 
 from tests.service import TEMPLATE, free_port
 
-
 pytestmark = pytest.mark.xdist_group("make")
 
 

@@ -6,7 +6,8 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from contextvars import copy_context
+from functools import partial
 
 import structlog
 from asgiref.sync import markcoroutinefunction
@@ -89,12 +90,8 @@ class TimingMiddleware:
                 first_byte = round(first_byte - start, 6)
             self.log(request, response.status_code, start, outcome, first_byte)
 
-        content = response.streaming_content
-        response.streaming_content = (
-            _AsyncStream(content, log)
-            if isinstance(content, AsyncIterator)
-            else _Stream(content, log)
-        )
+        stream = _AsyncStream if response.is_async else _Stream
+        response.streaming_content = stream(response, log)
 
     def log(
         self,
@@ -125,23 +122,36 @@ class TimingMiddleware:
 class _Watched:
     """The content of a streaming response; Django calls close() when it is over."""
 
-    def __init__(self, content: Any, log: Callable[[str, float | None], None]) -> None:
-        self.content = content
-        self.log = log
+    def __init__(
+        self,
+        response: StreamingHttpResponse,
+        log: Callable[[str, float | None], None],
+    ) -> None:
+        # Through streaming_content, closing would not reach the view's generator.
+        self.content = vars(response)["_iterator"]
+        self.length = int(response.headers.get("Content-Length", -1))
+        # Django 5.2 closes the response outside of the task that served the request.
+        self.log = partial(copy_context().run, log)
+        self.sent = 0
         self.first_byte: float | None = None
-        # Unless it ends or raises, somebody stopped listening.
         self.outcome = "disconnected"
 
     def close(self) -> None:
-        self.log(self.outcome, self.first_byte)
+        # A client may leave as soon as it has all that was announced.
+        completed = self.sent == self.length
+        self.log("completed" if completed else self.outcome, self.first_byte)
+
+    def pass_on(self, part: str | bytes) -> str | bytes:
+        self.first_byte = self.first_byte or time.perf_counter()
+        self.sent += len(part)
+        return part
 
 
 class _Stream(_Watched):
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[str | bytes]:
         try:
             for part in self.content:
-                self.first_byte = self.first_byte or time.perf_counter()
-                yield part
+                yield self.pass_on(part)
             self.outcome = "completed"
         except Exception:
             self.outcome = "failed"
@@ -149,11 +159,10 @@ class _Stream(_Watched):
 
 
 class _AsyncStream(_Watched):
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
         try:
             async for part in self.content:
-                self.first_byte = self.first_byte or time.perf_counter()
-                yield part
+                yield self.pass_on(part)
             self.outcome = "completed"
         except Exception:
             self.outcome = "failed"
