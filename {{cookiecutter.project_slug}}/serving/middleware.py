@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import copy_context
-from functools import partial
 
 import structlog
 from asgiref.sync import markcoroutinefunction
@@ -131,7 +130,8 @@ class _Watched:
         self.content = vars(response)["_iterator"]
         self.length = int(response.headers.get("Content-Length", -1))
         # Django 5.2 closes the response outside of the task that served the request.
-        self.log = partial(copy_context().run, log)
+        self.context = copy_context()
+        self.log = log
         self.sent = 0
         self.first_byte: float | None = None
         self.outcome = "disconnected"
@@ -139,7 +139,8 @@ class _Watched:
     def close(self) -> None:
         # A client may leave as soon as it has all that was announced.
         completed = self.sent == self.length
-        self.log("completed" if completed else self.outcome, self.first_byte)
+        outcome = "completed" if completed else self.outcome
+        self.context.run(self.log, outcome, self.first_byte)
 
     def pass_on(self, part: str | bytes) -> str | bytes:
         self.first_byte = self.first_byte or time.perf_counter()
