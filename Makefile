@@ -7,7 +7,7 @@ SERVICE := build/my-async-service
 ONLY ?=
 unexport VIRTUAL_ENV
 
-.PHONY: run test lint
+.PHONY: run test lint bench
 .SILENT:
 
 run: $(UV) | $(SERVICE)
@@ -25,6 +25,9 @@ lint: $(UV)
 	$(UV) run ruff check .
 	$(UV) run ruff format --check .
 	$(UV) run mypy
+
+bench: $(UV)
+	$(UV) run python -m benchmarks.run $(ONLY)
 
 $(UV):
 	echo "==> Installing uv into build/tools"

@@ -7,7 +7,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import pytest
 from uv import find_uv_bin
 
 UV = find_uv_bin()
@@ -31,7 +30,7 @@ def find(minimum: str) -> str:
         check=False,
     )
     if found.returncode:
-        pytest.fail(
+        raise LookupError(
             f"Python {minimum} or newer is needed and was not found: install it, "
             f"or put it on the PATH. {found.stderr.strip()}"
         )

@@ -38,14 +38,9 @@ class Service:
     @property
     def environment(self) -> dict[str, str]:
         minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
-        system = [
-            folder
-            for folder in os.environ["PATH"].split(os.pathsep)
-            if not folder.startswith(str(TEMPLATE))
-        ]
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return inherited | {
-            "PATH": os.pathsep.join([str(interpreters.uv_folder()), *system]),
+            "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
             "UV_PYTHON": interpreters.find(minimum),
         }
 
@@ -136,6 +131,12 @@ class Server:
     def lines(self, log_format: str) -> list[Line]:
         text = self.log.read_text(encoding="utf-8")
         return [PARSERS[log_format](line) for line in text.splitlines()]
+
+
+def system_path() -> str:
+    """PATH without the virtual environment that these tests run in."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(f for f in folders if not f.startswith(str(TEMPLATE)))
 
 
 def free_port() -> int:

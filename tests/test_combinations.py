@@ -11,13 +11,8 @@ import pytest
 
 from tests.conftest import Bake
 from tests.prompts import COMBINATIONS, VARIED, name
-from tests.service import TREE, Server, Service
+from tests.service import Server, Service
 
-PYTHON_FILES = {
-    path.relative_to(TREE).as_posix()
-    for path in TREE.rglob("*.py")
-    if "__pycache__" not in path.parts
-}
 FILES = {
     ".env",
     ".env.example",
@@ -37,20 +32,25 @@ FILES = {
     "serving/__init__.py",
     "serving/apps.py",
     "serving/environment.py",
+    "serving/handler.py",
+    "serving/inline.py",
     "serving/logs.py",
     "serving/management/__init__.py",
     "serving/management/commands/__init__.py",
     "serving/management/commands/runserver.py",
     "serving/middleware.py",
+    "serving/threads.py",
     "tests/__init__.py",
     "tests/conftest.py",
     "tests/server.py",
     "tests/settings.py",
+    "tests/stock.py",
     "tests/test_database.py",
     "tests/test_deadline.py",
     "tests/test_environment.py",
     "tests/test_header.py",
     "tests/test_home.py",
+    "tests/test_hops.py",
     "tests/test_logs.py",
     "tests/test_request_id.py",
     "tests/test_server.py",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import TEMPLATE, free_port
+from tests.service import TEMPLATE, free_port, system_path
 
 pytestmark = pytest.mark.xdist_group("make")
 
@@ -35,6 +35,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
+def environment() -> dict[str, str]:
+    outer = ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "UV")
+    inherited = {name: os.environ[name] for name in os.environ.keys() - outer}
+    return inherited | {"PATH": system_path()}
+
+
 @contextmanager
 def make_run(clone: Path, port: int) -> Iterator[Path]:
     """`make run`, interrupted at the end as by CONTROL-C; gives its output so far."""
@@ -43,6 +49,7 @@ def make_run(clone: Path, port: int) -> Iterator[Path]:
         process = subprocess.Popen(
             ["make", "run", f"PORT={port}"],
             cwd=clone,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stdout,
@@ -56,8 +63,9 @@ def make_run(clone: Path, port: int) -> Iterator[Path]:
             time.sleep(0.05)
         yield output
     finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(30)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(30)
 
 
 def get(port: int, path: str) -> bytes:
@@ -92,6 +100,7 @@ def test_make_run_refuses_a_port_in_use_in_one_sentence(clone: Path) -> None:
         done = subprocess.run(
             ["make", "run", f"PORT={port}"],
             cwd=clone,
+            env=environment(),
             capture_output=True,
             text=True,
             check=False,

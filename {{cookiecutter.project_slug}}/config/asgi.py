@@ -1,8 +1,10 @@
 import os
 import sys
 
-from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
+
+# Django's own handler serves too: from django.core.asgi import get_asgi_application
+from serving.handler import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 try:

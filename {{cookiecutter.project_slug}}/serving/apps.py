@@ -1,6 +1,6 @@
 from django.apps import AppConfig
 
-from serving import logs
+from serving import inline, logs
 
 
 class ServingConfig(AppConfig):
@@ -8,3 +8,4 @@ class ServingConfig(AppConfig):
 
     def ready(self) -> None:
         logs.configure_structlog()
+        inline.install()

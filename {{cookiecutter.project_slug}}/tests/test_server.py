@@ -1,6 +1,7 @@
 """What only a live server shows."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 from tests.server import Serve, Server
 
 
-@pytest.fixture(scope="module")
-def server(serve: Serve) -> Iterator[Server]:
-    with serve(LOG_FORMAT="json", RESPONSE_HEADER="X-Status: OK") as server:
+@pytest.fixture(scope="module", params=["config.asgi", "tests.stock"])
+def server(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Server]:
+    command = ("-m", "uvicorn", f"{request.param}:application", "--port")
+    with serve(*command, LOG_FORMAT="json") as server:
         yield server
 
 
@@ -42,12 +44,15 @@ def test_client_that_leaves_a_stream_is_logged_as_disconnected(server: Server) -
     assert line["status"] == 200
 
 
-def test_runserver_refuses_a_port_in_use(serve: Serve, server: Server) -> None:
-    command = ("manage.py", "runserver", "--noreload")
-    with serve(*command, port=server.port) as second:
-        assert second.process.wait(60) == 1
-    [line] = second.lines()
-    assert line.startswith(f"CommandError: Port {server.port} on 127.0.0.1 is in use: ")
+def test_runserver_refuses_a_port_in_use(serve: Serve) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with serve("manage.py", "runserver", "--noreload", port=port) as server:
+            assert server.process.wait(60) == 1
+    [line] = server.lines()
+    assert line.startswith(f"CommandError: Port {port} on 127.0.0.1 is in use: ")
 
 
 def test_runserver_serves_with_uvicorn_and_reloads_when_a_file_changes(

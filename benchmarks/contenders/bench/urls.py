@@ -1,0 +1,10 @@
+from django.urls import include, path
+
+from . import views
+
+urlpatterns = [
+    path("json", views.json_view),
+    path("sync", views.sync_view),
+    path("items/<int:pk>", views.item_view),
+    path("", include("config.urls")),
+]

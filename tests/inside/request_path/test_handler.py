@@ -1,0 +1,514 @@
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from blockbuster import BlockBuster
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.handlers.asgi import ASGIHandler
+from django.core.signals import request_finished, request_started
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import get_urlconf
+from serving.handler import Handler
+
+from . import views
+from .conftest import Conversation, fetch, until
+
+
+class Outcomes(Handler):
+    """Records what the timing line of each request would say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcomes: list[tuple[int | None, str]] = []
+
+    async def finish(
+        self, thread: Any, request: Any, response: Any, outcome: str
+    ) -> None:
+        status = response.status_code if response is not None else None
+        self.outcomes.append((status, outcome))
+        await super().finish(thread, request, response, outcome)
+
+
+@pytest.fixture
+async def outcomes() -> AsyncIterator[Outcomes]:
+    handler = Outcomes()
+    yield handler
+    await handler.threads.shutdown()
+
+
+@contextlib.contextmanager
+def connected(signal: Any, receiver: Any) -> Iterator[None]:
+    signal.connect(receiver)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver)
+
+
+# Outcomes.
+
+
+async def test_answered_request_is_completed(outcomes: Outcomes) -> None:
+    await fetch(outcomes)
+    assert outcomes.outcomes == [(200, "completed")]
+
+
+async def test_failing_view_is_completed(outcomes: Outcomes) -> None:
+    await fetch(outcomes, "/error/")
+    assert outcomes.outcomes == [(500, "completed")]
+
+
+async def test_broken_stream_is_failed(outcomes: Outcomes) -> None:
+    with pytest.raises(ArithmeticError):
+        await fetch(outcomes, "/broken-stream/")
+    assert outcomes.outcomes == [(200, "failed")]
+
+
+async def test_left_request_is_disconnected(outcomes: Outcomes) -> None:
+    conversation = Conversation("/wait/")
+    task = conversation.start(outcomes)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert outcomes.outcomes == [(None, "disconnected")]
+
+
+async def test_left_stream_is_disconnected(outcomes: Outcomes) -> None:
+    conversation = Conversation("/stream/")
+    task = conversation.start(outcomes)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert outcomes.outcomes == [(200, "disconnected")]
+
+
+async def test_stopped_request_is_cancelled(outcomes: Outcomes) -> None:
+    task = Conversation("/wait/").start(outcomes)
+    await views.arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes.outcomes == [(None, "cancelled")]
+
+
+# The client leaves.
+
+
+async def test_cleanup_of_a_left_view_runs_in_its_own_task_and_context(
+    handler: Handler,
+) -> None:
+    conversation = Conversation("/wait/")
+    task = conversation.start(handler)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert views.events == ["cleanup red True"]
+
+
+async def test_left_stream_is_closed_in_its_own_task(handler: Handler) -> None:
+    conversation = Conversation("/stream/")
+    task = conversation.start(handler)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert views.events == ["stream closed True"]
+
+
+async def test_stream_is_closed_when_sending_is_cancelled(handler: Handler) -> None:
+    conversation = Conversation("/stream/")
+    stuck = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            stuck.set()
+            await asyncio.Event().wait()
+
+    conversation.send = send  # type: ignore[method-assign]
+    task = conversation.start(handler)
+    await stuck.wait()
+    conversation.leave()
+    await task
+    assert views.events == ["stream closed True"]
+
+
+async def test_view_may_ignore_that_the_client_left(outcomes: Outcomes) -> None:
+    conversation = Conversation("/stubborn/")
+    task = conversation.start(outcomes)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert outcomes.outcomes == [(200, "disconnected")]
+    assert task.cancelling() == 0
+
+
+async def test_disconnect_does_not_swallow_the_cancellation_of_the_server(
+    outcomes: Outcomes,
+) -> None:
+    conversation = Conversation("/wait/")
+    task = conversation.start(outcomes)
+    await views.arrived.wait()
+    conversation.leave()
+    while not conversation.scope["serving.client"].left:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outcomes.outcomes == [(None, "disconnected")]
+
+
+async def test_view_that_never_waits_costs_no_listener(handler: Handler) -> None:
+    before = asyncio.all_tasks()
+    created = []
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(
+        lambda loop, coro, **kw: created.append(coro) or asyncio.Task(coro, loop=loop)  # type: ignore[func-returns-value]
+    )
+    try:
+        await Conversation().run(handler)
+        await asyncio.sleep(0)
+    finally:
+        loop.set_task_factory(None)
+    assert created == []
+    assert asyncio.all_tasks() == before
+
+
+async def test_no_listener_is_left_behind(handler: Handler) -> None:
+    before = asyncio.all_tasks()
+    await fetch(handler, "/sync/")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+
+
+async def test_leaving_while_the_body_arrives_answers_nothing(handler: Handler) -> None:
+    conversation = Conversation()
+    conversation.incoming = asyncio.Queue()
+    conversation.leave()
+    await conversation.start(handler)
+    assert conversation.sent == []
+
+
+# request_finished and the end of a response.
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/sync/", "/error/", "/nowhere/", "/teapot/", "/message/add/"]
+)
+async def test_request_finished_is_sent_once(
+    handler: Handler, finished: list[str], path: str
+) -> None:
+    await fetch(handler, path)
+    assert len(finished) == 1
+
+
+async def test_request_finished_is_sent_once_for_a_broken_stream(
+    handler: Handler, finished: list[str]
+) -> None:
+    with pytest.raises(ArithmeticError):
+        await fetch(handler, "/broken-stream/")
+    assert len(finished) == 1
+
+
+@pytest.mark.parametrize("path", ["/wait/", "/stream/", "/stubborn/"])
+async def test_request_finished_is_sent_once_when_the_client_leaves(
+    handler: Handler, finished: list[str], path: str
+) -> None:
+    conversation = Conversation(path)
+    task = conversation.start(handler)
+    await views.arrived.wait()
+    conversation.leave()
+    await task
+    assert len(finished) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_request_finished_is_sent_once_when_the_server_cancels(
+    handler: Handler, finished: list[str], times: int
+) -> None:
+    task = Conversation("/blocking/").start(handler)
+    await views.arrived.wait()
+    for _ in range(times):
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    views.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: len(finished) == 1)
+
+
+async def test_request_finished_is_sent_once_for_an_unreadable_request(
+    handler: Handler, finished: list[str]
+) -> None:
+    conversation = Conversation()
+    conversation.scope["query_string"] = b"\xff"
+    answer = await conversation.run(handler)
+    assert (answer.status, len(finished)) == (400, 1)
+
+
+async def test_sync_receivers_run_in_the_thread_of_the_request(
+    handler: Handler,
+) -> None:
+    threads = []
+
+    def receiver(**kwargs: Any) -> None:
+        threads.append(threading.get_ident())
+
+    with connected(request_started, receiver), connected(request_finished, receiver):
+        answer = await fetch(handler, "/thread/")
+    assert f"[{threads[0]}, {threads[1]}]" == answer.body.decode()
+
+
+async def test_async_receiver_of_request_finished_is_called(handler: Handler) -> None:
+    senders = []
+
+    async def receiver(sender: Any, **kwargs: Any) -> None:
+        senders.append(sender)
+
+    with connected(request_finished, receiver):
+        await fetch(handler)
+    assert senders == [Handler]
+
+
+class ClosedCache(LocMemCache):
+    closed: list[str] = []  # noqa: RUF012
+
+    def close(self, **kwargs: Any) -> None:
+        self.closed.append(threading.current_thread().name)
+
+
+async def test_cache_used_in_an_async_view_is_closed_in_a_thread(
+    handler: Handler, settings: Any
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.ClosedCache"}}
+    ClosedCache.closed.clear()
+    await fetch(handler, "/cache/")
+    assert len(ClosedCache.closed) == 1
+    assert ClosedCache.closed[0].startswith("request")
+
+
+@pytest.fixture
+def opened_by_test(transactional_db: None) -> None:
+    connection.ensure_connection()
+
+
+async def test_connection_of_the_loops_own_thread_is_left_alone(
+    opened_by_test: None, handler: Handler, finished: list[str]
+) -> None:
+    await fetch(handler)
+    assert finished == ["MainThread"]
+
+
+async def test_urlconf_is_reset_in_the_context_of_the_request(handler: Handler) -> None:
+    await fetch(handler)
+    assert get_urlconf() is None
+
+
+# Context variables.
+
+
+class Colouring:
+    """Sets a context variable on the way in, and shows it on the way out."""
+
+    sync_capable = False
+    async_capable = True
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: Any) -> HttpResponse:
+        views.colour.set("green")
+        response: HttpResponse = await self.get_response(request)
+        response["X-Colour"] = views.colour.get()
+        return response
+
+
+@pytest.mark.parametrize("application", [ASGIHandler, Handler])
+async def test_context_variables_reach_view_and_thread_and_come_back(
+    application: type[ASGIHandler], settings: Any
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.Colouring", *settings.MIDDLEWARE]
+    handler = application()
+    answer = await fetch(handler, "/context/")
+    if isinstance(handler, Handler):
+        await handler.threads.shutdown()
+    assert answer.body == b'["green", "green", "yellow"]'
+    assert answer.header("x-colour") == ["yellow"]
+
+
+# Scopes, bodies, logging.
+
+
+async def test_lifespan_starts_and_stops(handler: Handler) -> None:
+    sent: list[Any] = []
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": next(messages)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await handler({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+
+
+@pytest.mark.parametrize("phase", ["startup", "shutdown"])
+async def test_lifespan_says_what_failed(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    async def broken() -> None:
+        raise OSError("no more disk")
+
+    monkeypatch.setattr(handler, phase, broken)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await handler({"type": "lifespan"}, receive, send)
+    assert sent[-1] == {
+        "type": f"lifespan.{phase}.failed",
+        "message": f"The {phase} failed: OSError('no more disk')",
+    }
+
+
+async def test_websocket_is_refused_as_in_stock(handler: Handler) -> None:
+    with pytest.raises(ValueError, match="websocket"):
+        await handler({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+
+
+async def test_body_beyond_memory_is_read(
+    handler: Handler, settings: Any, nothing_blocks: BlockBuster
+) -> None:
+    # Django itself moves the body from memory to disk on the loop.
+    nothing_blocks.deactivate()
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 10
+    conversation = Conversation("/upload/", "POST")
+    conversation.incoming = asyncio.Queue()
+    for more in (True, True, False):
+        message = {"type": "http.request", "body": b"x" * 100, "more_body": more}
+        conversation.incoming.put_nowait(message)
+    assert (await conversation.run(handler)).body == b"300"
+
+
+async def test_refusal_is_logged_once(
+    handler: Handler, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fetch(handler, "/teapot/")
+    assert caplog.messages == ["I'm a Teapot: /teapot/"]
+
+
+async def test_djangos_handler_serves_the_same(handler: Handler) -> None:
+    assert (await fetch(ASGIHandler())).body == (await fetch(handler)).body
+
+
+def test_handler_is_recognised_as_asynchronous() -> None:
+    assert iscoroutinefunction(Handler.__call__)
+
+
+# On a real server.
+
+
+class Server(uvicorn.Server):
+    def __init__(self, application: Any) -> None:
+        config = uvicorn.Config(
+            application, port=0, log_level="critical", timeout_graceful_shutdown=5
+        )
+        super().__init__(config)
+
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+@pytest.fixture
+async def server(outcomes: Outcomes) -> AsyncIterator[Server]:
+    server = Server(outcomes)
+    serving = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    yield server
+    server.should_exit = True
+    await serving
+
+
+async def ask(server: Server, path: str) -> Any:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return reader, writer
+
+
+def hang_up(writer: asyncio.StreamWriter) -> None:
+    # With no time to linger, closing sends a reset rather than a goodbye.
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    writer.close()
+
+
+async def test_server_tells_of_a_client_that_leaves_before_the_response(
+    server: Server, outcomes: Outcomes, finished: list[str]
+) -> None:
+    _, writer = await ask(server, "/wait/")
+    await views.arrived.wait()
+    hang_up(writer)
+    await until(lambda: bool(finished))
+    assert outcomes.outcomes == [(None, "disconnected")]
+
+
+async def test_server_tells_of_a_client_that_leaves_amid_a_stream(
+    server: Server, outcomes: Outcomes, finished: list[str]
+) -> None:
+    reader, writer = await ask(server, "/stream/")
+    await reader.readuntil(b"chunk")
+    hang_up(writer)
+    await until(lambda: bool(finished))
+    assert outcomes.outcomes == [(200, "disconnected")]
+    assert views.events == ["stream closed True"]
+
+
+async def test_server_cuts_off_a_broken_stream(
+    server: Server, outcomes: Outcomes, finished: list[str]
+) -> None:
+    reader, writer = await ask(server, "/broken-stream/")
+    received = await reader.read()
+    writer.close()
+    assert received.endswith(b"half\r\n")
+    assert outcomes.outcomes == [(200, "failed")]
+    assert len(finished) == 1
+
+
+async def test_kept_connection_serves_the_next_request(
+    server: Server, outcomes: Outcomes
+) -> None:
+    reader, writer = await ask(server, "/")
+    await reader.readuntil(b"}")
+    writer.write(b"GET /sync/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\nsync")
+    writer.close()
+    await until(lambda: len(outcomes.outcomes) == 2)
+    assert outcomes.outcomes == [(200, "completed"), (200, "completed")]
+
+
+async def test_server_that_stops_cancels_a_long_request(
+    server: Server, outcomes: Outcomes
+) -> None:
+    server.config.timeout_graceful_shutdown = 0
+    _, writer = await ask(server, "/wait/")
+    await views.arrived.wait()
+    server.should_exit = True
+    await until(lambda: bool(outcomes.outcomes))
+    writer.close()
+    assert outcomes.outcomes == [(None, "cancelled")]

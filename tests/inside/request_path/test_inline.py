@@ -1,0 +1,441 @@
+"""Django's own middleware answers on the loop as it does in its threads."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import django
+import pytest
+from django.contrib.sessions.models import Session
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+from django.http import HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.csrf import CsrfViewMiddleware
+from django.middleware.security import SecurityMiddleware
+from django.test import Client, RequestFactory
+from django.utils.deprecation import MiddlewareMixin
+from django.utils.module_loading import import_string
+from django.utils.translation import trans_real
+from serving import inline
+from serving.handler import Handler
+
+from .conftest import Answer, Count, fetch
+
+# The policy came with Django 6.0.
+HAS_CSP = django.VERSION >= (6,)
+SECRET = "s" * 32
+TOKEN = {"cookie": f"csrftoken={SECRET}", "x-csrftoken": SECRET}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+JSON = {"content-type": "application/json"}
+SESSIONS = "django.contrib.sessions.backends."
+MESSAGES = "django.contrib.messages.storage."
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+GZIP = "django.middleware.gzip.GZipMiddleware"
+CONDITIONAL = "django.middleware.http.ConditionalGetMiddleware"
+LOGIN = "django.contrib.auth.middleware.LoginRequiredMiddleware"
+CSP = "django.middleware.csp.ContentSecurityPolicyMiddleware"
+
+
+class Request(NamedTuple):
+    status: int
+    path: str = "/"
+    method: str = "GET"
+    body: bytes = b""
+    headers: dict[str, str] = {}  # noqa: RUF012
+    scheme: str = "http"
+
+
+class Scenario(NamedTuple):
+    name: str
+    requests: list[Request]
+    settings: dict[str, Any] = {}  # noqa: RUF012
+    more: str = ""
+
+
+def written_and_read(name: str, prefix: str = "/session", **settings: Any) -> Scenario:
+    dos = "write", "read", "flush", "read"
+    return Scenario(name, [Request(200, f"{prefix}/{do}/") for do in dos], settings)
+
+
+def messages_shown(name: str, **settings: Any) -> Scenario:
+    paths = "/message/add/", "/", "/message/read/", "/message/read/"
+    return Scenario(name, [Request(200, path) for path in paths], settings)
+
+
+SCENARIOS = [
+    Scenario("plain", [Request(200)]),
+    Scenario("head", [Request(200, method="HEAD")]),
+    Scenario("https redirect", [Request(301)], {"SECURE_SSL_REDIRECT": True}),
+    Scenario(
+        "hsts",
+        [Request(200, scheme="https"), Request(200)],
+        {"SECURE_HSTS_SECONDS": 60, "SECURE_HSTS_INCLUDE_SUBDOMAINS": True},
+    ),
+    Scenario("wrong host", [Request(400, headers={"host": "elsewhere"})]),
+    Scenario("error", [Request(500, "/error/")]),
+    Scenario("not found", [Request(404, "/nowhere/")]),
+    Scenario("slash appended", [Request(301, "/slash?a=b")]),
+    Scenario("slash not appended", [Request(404, "/nowhere")]),
+    Scenario("www prepended", [Request(301, "/slash")], {"PREPEND_WWW": True}),
+    Scenario("clickjacking", [Request(200), Request(200, "/framed/")]),
+    Scenario("csrf cookie set", [Request(200, "/form/")]),
+    Scenario("csrf cookie kept", [Request(200, "/form/", headers=TOKEN)]),
+    Scenario(
+        "csrf accepted by header",
+        [Request(200, "/form/", "POST", b"{}", TOKEN | JSON)],
+    ),
+    Scenario(
+        "csrf accepted by form",
+        [
+            Request(
+                200,
+                "/form/",
+                "POST",
+                f"csrfmiddlewaretoken={SECRET}".encode(),
+                {"cookie": f"csrftoken={SECRET}"} | FORM,
+            )
+        ],
+    ),
+    Scenario("csrf put accepted", [Request(200, "/form/", "PUT", b"", TOKEN)]),
+    Scenario("csrf refused without cookie", [Request(403, "/form/", "POST")]),
+    Scenario("csrf put refused", [Request(403, "/form/", "PUT")]),
+    Scenario(
+        "csrf refused by origin",
+        [Request(403, "/form/", "POST", headers=TOKEN | {"origin": "https://a.b"})],
+    ),
+    Scenario(
+        "csrf refused by referer",
+        [Request(403, "/form/", "POST", b"", TOKEN, "https")],
+    ),
+    Scenario("csrf exempt", [Request(200, "/upload/", "POST", b"1234", FORM)]),
+    Scenario(
+        "csrf in session",
+        [Request(200, "/form/"), Request(403, "/form/", "POST")],
+        {"CSRF_USE_SESSIONS": True},
+    ),
+    written_and_read("session in db"),
+    written_and_read("session in cache", SESSION_ENGINE=SESSIONS + "cache"),
+    written_and_read("session in cached db", SESSION_ENGINE=SESSIONS + "cached_db"),
+    # The asynchronous methods of this engine read files on the loop.
+    written_and_read(
+        "session in file", "/session/sync", SESSION_ENGINE=SESSIONS + "file"
+    ),
+    written_and_read("session signed", SESSION_ENGINE=SESSIONS + "signed_cookies"),
+    written_and_read("session always saved", SESSION_SAVE_EVERY_REQUEST=True),
+    written_and_read("session until closed", SESSION_EXPIRE_AT_BROWSER_CLOSE=True),
+    Scenario(
+        "unknown session",
+        [Request(200, "/session/read/", headers={"cookie": "sessionid=" + "u" * 32})],
+    ),
+    messages_shown("messages"),
+    messages_shown(
+        "messages in session", MESSAGE_STORAGE=MESSAGES + "session.SessionStorage"
+    ),
+    messages_shown(
+        "messages in cookie", MESSAGE_STORAGE=MESSAGES + "cookie.CookieStorage"
+    ),
+    Scenario(
+        "languages",
+        [Request(200, headers={"accept-language": "de"}), Request(404, "/nowhere/")],
+        more=LOCALE,
+    ),
+    Scenario(
+        "compressed",
+        [
+            Request(200, "/large/", headers={"accept-encoding": "gzip"}),
+            Request(200, "/large/"),
+            Request(200, headers={"accept-encoding": "gzip"}),
+        ],
+        more=GZIP,
+    ),
+    Scenario(
+        "etag",
+        [
+            Request(200, "/large/"),
+            Request(200),
+        ],
+        more=CONDITIONAL,
+    ),
+    Scenario(
+        "login required",
+        [Request(302, "/"), Request(200, "/public/")],
+        more=LOGIN,
+    ),
+]
+
+
+@contextmanager
+def stock() -> Iterator[None]:
+    """Undo install() for a while."""
+    patched = {}
+    for path in inline.HOOKS:
+        try:
+            cls: Any = import_string(path)
+        except (ImportError, RuntimeError):
+            continue
+        if "__acall__" in vars(cls):
+            patched[cls] = vars(cls)["__acall__"]
+            del cls.__acall__
+    yield
+    for cls, acall in patched.items():
+        cls.__acall__ = acall
+
+
+async def converse(application: Any, scenario: Scenario) -> list[Any]:
+    jar: dict[str, str] = {}
+    answers = []
+    for status, path, method, body, headers, scheme in scenario.requests:
+        cookies = "; ".join(f"{name}={value}" for name, value in jar.items())
+        if cookies:
+            headers = {"cookie": cookies} | headers
+        answer = await fetch(application, path, method, body, headers, scheme)
+        assert answer.status == status
+        remember(jar, answer)
+        answers.append((answer.headers, answer.body))
+    return answers
+
+
+def remember(jar: dict[str, str], answer: Answer) -> None:
+    for header in answer.header("set-cookie"):
+        name, _, rest = header.partition("=")
+        jar[name] = rest.split(";")[0]
+
+
+@pytest.fixture
+def predictable(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Time stands still, and each call starts the same random sequence."""
+
+    def restart() -> None:
+        numbers = itertools.count()
+
+        def random_string(length: int, *args: Any, **kwargs: Any) -> str:
+            return f"{next(numbers):0{length}d}"
+
+        for module in ("middleware.csrf", "contrib.sessions.backends.base"):
+            monkeypatch.setattr(f"django.{module}.get_random_string", random_string)
+
+    monkeypatch.setattr("django.utils.text.secrets.randbelow", lambda below: 1)
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+    return restart
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+async def test_responses_are_identical_to_stock(
+    scenario: Scenario,
+    predictable: Any,
+    settings: Any,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Or stock Django's thread would end with its connection open.
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    for name, value in scenario.settings.items():
+        setattr(settings, name, value)
+    if scenario.more:
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, scenario.more]
+    inline.install()
+
+    predictable()
+    with stock():
+        expected = await converse(ASGIHandler(), scenario)
+    await Session.objects.all().adelete()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    predictable()
+    handler = Handler()
+    answers = await converse(handler, scenario)
+    await handler.threads.shutdown()
+    assert answers == expected
+
+
+async def test_etag_of_a_small_response_matches_without_a_thread(
+    settings: Any, count: Count
+) -> None:
+    settings.MIDDLEWARE = [CONDITIONAL]
+    inline.install()
+    etag = (await fetch(Handler())).header("etag")[0]
+    answer = await fetch(Handler(), headers={"if-none-match": etag})
+    assert (answer.status, count.hops) == (304, 0)
+
+
+async def test_large_response_is_compressed_in_a_thread(
+    settings: Any, count: Count
+) -> None:
+    settings.MIDDLEWARE = [GZIP]
+    inline.install()
+    await fetch(Handler(), "/large/", headers={"accept-encoding": "gzip"})
+    assert count.hops == 1
+
+
+if HAS_CSP:
+
+    async def test_content_security_policy_is_added_without_a_thread(
+        settings: Any, count: Count
+    ) -> None:
+        settings.MIDDLEWARE = [CSP]
+        settings.SECURE_CSP = {"default-src": ["'self'"]}
+        inline.install()
+        answer = await fetch(Handler())
+        assert answer.header("content-security-policy") == ["default-src 'self'"]
+        assert count.hops == 0
+
+
+async def test_languages_once_loaded_need_no_thread(
+    settings: Any, count: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MIDDLEWARE = [LOCALE]
+    settings.LANGUAGES = [("en", "English"), ("de", "German")]
+    monkeypatch.setattr(trans_real, "_translations", {})
+    inline.install()
+    handler = Handler()
+    hops = []
+    for language in ("de", "en", "de"):
+        count.hops = 0
+        await fetch(handler, headers={"accept-language": language})
+        hops.append(count.hops)
+    assert hops == [1, 1, 0]
+
+
+async def test_anonymous_visitor_is_sent_to_log_in_without_a_thread(
+    settings: Any, count: Count
+) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, LOGIN]
+    inline.install()
+    answer = await fetch(Handler())
+    assert (answer.status, count.hops) == (302, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_session_is_looked_up_in_a_thread_for_required_login(
+    settings: Any, count: Count
+) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, LOGIN]
+    inline.install()
+    handler = Handler()
+    await fetch(handler, headers={"cookie": "sessionid=" + "u" * 32})
+    await handler.threads.shutdown()
+    assert count.hops == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_modified_session_is_saved_in_a_thread(
+    handler: Handler, count: Count
+) -> None:
+    await fetch(handler, "/session/write/")
+    assert count.hops == 1
+
+
+async def test_stored_messages_go_to_a_thread(handler: Handler, count: Count) -> None:
+    await fetch(handler, "/message/add/")
+    assert count.hops == 1
+
+
+async def test_posted_form_is_parsed_in_a_thread(
+    handler: Handler, count: Count
+) -> None:
+    await fetch(handler, "/form/", "POST", b"a=b", TOKEN | FORM)
+    assert count.hops == 1
+
+
+class Threads:
+    """Where the hooks of a subclass ran."""
+
+    names: list[str] = []  # noqa: RUF012
+
+
+class Overriding(XFrameOptionsMiddleware):
+    def get_xframe_options_value(self, request: Any, response: Any) -> str:
+        Threads.names.append(threading.current_thread().name)
+        return "SAMEORIGIN"
+
+
+async def test_subclass_stays_in_its_thread(settings: Any, handler: Handler) -> None:
+    Threads.names.clear()
+    settings.MIDDLEWARE = [f"{__name__}.Overriding"]
+    answer = await fetch(Handler())
+    assert answer.header("x-frame-options") == ["SAMEORIGIN"]
+    assert Threads.names[0].startswith("request")
+
+
+class OverridingView(CsrfViewMiddleware):
+    def process_view(self, request: Any, *args: Any) -> None:
+        Threads.names.append(threading.current_thread().name)
+
+
+async def test_process_view_of_a_subclass_stays_in_its_thread(
+    settings: Any, handler: Handler
+) -> None:
+    Threads.names.clear()
+    settings.MIDDLEWARE = [f"{__name__}.OverridingView"]
+    await fetch(Handler())
+    assert Threads.names[0].startswith("request")
+
+
+def own_acall() -> type:
+    class Own(MiddlewareMixin):
+        async def __acall__(self, request: Any) -> Any:
+            return await self.get_response(request)  # type: ignore[misc]
+
+    return Own
+
+
+def own_async_hook() -> type:
+    class Own(MiddlewareMixin):
+        async def process_response(self, request: Any, response: Any) -> Any:
+            return response
+
+    Own.process_response.__module__ = "django.middleware.clickjacking"
+    return Own
+
+
+def patched_hook() -> type:
+    class Own(MiddlewareMixin):
+        def process_response(self, request: Any, response: Any) -> Any:
+            return response
+
+    return Own
+
+
+@pytest.mark.parametrize("make", [own_acall, own_async_hook, patched_hook])
+def test_steps_aside_for_a_class_it_does_not_know(make: Any) -> None:
+    assert not inline.is_stock(make(), inline.Hooks(None, inline.always))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in inline.HOOKS if HAS_CSP or "csp" not in path]
+)
+def test_hooks_are_those_that_django_has(path: str) -> None:
+    cls = import_string(path)
+    with stock():
+        assert inline.is_stock(cls, inline.HOOKS[path])
+
+
+def test_installing_twice_patches_once() -> None:
+    inline.install()
+    before = vars(SecurityMiddleware)["__acall__"]
+    inline.install()
+    assert vars(SecurityMiddleware)["__acall__"] is before
+
+
+def test_sync_client_takes_the_sync_chain(client: Client) -> None:
+    assert client.get("/").headers["X-Frame-Options"] == "DENY"
+
+
+def test_sync_chain_still_refuses_a_forged_post() -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post("/form/").status_code == 403
+
+
+def test_hooks_called_directly_are_synchronous() -> None:
+    async def respond(request: Any) -> HttpResponse:
+        return HttpResponse()
+
+    middleware: Any = CsrfViewMiddleware(respond)
+    request = RequestFactory().post("/")
+    assert middleware.process_view(request, respond, (), {}).status_code == 403

@@ -1,0 +1,242 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
+from django.db import connection, connections
+from django.db.backends.signals import connection_created
+from serving.handler import Handler
+from serving.threads import ThreadPool
+
+from . import views
+from .conftest import Conversation, fetch, until
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[ThreadPool]:
+    pool = ThreadPool(max_idle=2)
+    yield pool
+    await pool.shutdown()
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    names: list[str] = []
+
+    def receiver(**kwargs: Any) -> None:
+        names.append(threading.current_thread().name)
+
+    connection_created.connect(receiver)
+    yield names
+    connection_created.disconnect(receiver)
+
+
+def request_threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("request")}
+
+
+async def idle(pool: ThreadPool, count: int) -> None:
+    await until(lambda: len(pool._idle) == count)
+
+
+ident = sync_to_async(threading.get_ident)
+
+
+async def test_calls_of_a_request_share_a_thread(pool: ThreadPool) -> None:
+    with pool.thread():
+        assert await ident() == await ident()
+
+
+async def test_no_thread_is_borrowed_without_a_call(pool: ThreadPool) -> None:
+    with pool.thread():
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert not pool._idle
+
+
+async def test_next_request_gets_the_thread_last_given_back(pool: ThreadPool) -> None:
+    with pool.thread(), pool.thread():
+        await ident()
+    await idle(pool, 1)
+    with pool.thread():
+        first = await ident()
+        with pool.thread():
+            second = await ident()
+    await idle(pool, 2)
+    with pool.thread():
+        assert await ident() in {first, second}
+    await idle(pool, 2)
+    last = pool._idle[-1]
+    assert pool.borrow() is last
+
+
+async def test_live_requests_never_share_a_thread(pool: ThreadPool) -> None:
+    barrier = threading.Barrier(3, timeout=10)
+
+    async def request() -> int:
+        with pool.thread():
+            await sync_to_async(barrier.wait)()
+            return await ident()
+
+    assert len(set(await asyncio.gather(*(request() for _ in range(3))))) == 3
+
+
+async def test_excess_threads_end(pool: ThreadPool) -> None:
+    before = request_threads()
+    barrier = threading.Barrier(5, timeout=10)
+
+    async def request() -> None:
+        with pool.thread():
+            await sync_to_async(barrier.wait)()
+
+    await asyncio.gather(*(request() for _ in range(5)))
+    await until(lambda: len(request_threads() - before) == 2)
+    assert len(pool._idle) == 2
+
+
+async def test_thread_waits_for_the_call_of_a_cancelled_request(
+    pool: ThreadPool,
+) -> None:
+    started, gate = threading.Event(), threading.Event()
+
+    def call() -> None:
+        started.set()
+        gate.wait(10)
+
+    async def request() -> None:
+        with pool.thread():
+            await sync_to_async(call)()
+
+    task = asyncio.create_task(request())
+    await until(started.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not pool._idle
+    gate.set()
+    await idle(pool, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_requests_reuse_a_connection(handler: Handler, opened: list[str]) -> None:
+    for _ in range(10):
+        await fetch(handler, "/orm/")
+        await idle(handler.threads, 1)
+    assert len(opened) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_connection_past_its_age_is_closed_at_the_end(
+    handler: Handler, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+    for _ in range(2):
+        await fetch(handler, "/orm/")
+        await idle(handler.threads, 1)
+    assert len(opened) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_queries_are_reset_before_the_first_call(
+    handler: Handler, pool: ThreadPool
+) -> None:
+    def queries() -> int:
+        connection.force_debug_cursor = True
+        list(User.objects.all())
+        return len(connection.queries_log)
+
+    for _ in range(2):
+        with pool.thread():
+            assert await sync_to_async(queries)() == 1
+        await idle(pool, 1)
+
+
+def use_and_record_close(closed: list[int]) -> int:
+    connection.ensure_connection()
+    close = connection.close
+
+    def recorded_close() -> None:
+        closed.append(threading.get_ident())
+        close()
+
+    connection.close = recorded_close  # type: ignore[method-assign]
+    return threading.get_ident()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_shutdown_closes_connections_in_their_threads(pool: ThreadPool) -> None:
+    closed: list[int] = []
+    with pool.thread():
+        thread = await sync_to_async(use_and_record_close)(closed)
+    await pool.shutdown()
+    assert closed == [thread]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_excess_thread_closes_its_connections_itself() -> None:
+    closed: list[int] = []
+    with ThreadPool(max_idle=0).thread():
+        thread = await sync_to_async(use_and_record_close)(closed)
+    await until(lambda: bool(closed))
+    assert closed == [thread]
+
+
+async def test_shutdown_ends_idle_threads(pool: ThreadPool) -> None:
+    before = request_threads()
+    with pool.thread():
+        await ident()
+    await idle(pool, 1)
+    await pool.shutdown()
+    await until(lambda: request_threads() <= before)
+
+
+async def test_thread_given_back_after_shutdown_ends(pool: ThreadPool) -> None:
+    before = request_threads()
+    with pool.thread():
+        await ident()
+        await pool.shutdown()
+    await until(lambda: request_threads() <= before)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_background_task_keeps_using_the_database(handler: Handler) -> None:
+    await User.objects.abulk_create([User(username=name) for name in "abc"])
+    await fetch(handler, "/background/")
+    views.arrived.set()
+    assert await views.tasks[0] == ["a", "b", "c"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_background_task_gives_its_thread_back(handler: Handler) -> None:
+    await fetch(handler, "/background/")
+    views.arrived.set()
+    await views.tasks[0]
+    await idle(handler.threads, 1)
+
+
+async def test_finished_request_leaves_nothing_behind(pool: ThreadPool) -> None:
+    from weakref import ref
+
+    with pool.thread() as thread:
+        await ident()
+    gone = ref(thread)
+    del thread
+    assert gone() is None
+
+
+async def test_cancelled_request_does_not_close_under_its_running_call(
+    handler: Handler,
+) -> None:
+    conversation = Conversation("/blocking/", "POST", b"still open")
+    conversation.scope["headers"].append((b"x-csrftoken", b"a" * 32))
+    conversation.scope["headers"].append((b"cookie", b"csrftoken=" + b"a" * 32))
+    task = conversation.start(handler)
+    await views.arrived.wait()
+    conversation.leave()
+    await until(lambda: conversation.scope["serving.client"].left)
+    views.gate.set()
+    await task
+    assert views.events == ["blocking call over, body b'still open'"]

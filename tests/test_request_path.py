@@ -1,0 +1,48 @@
+"""The request path of a generated service, tested from inside its environment."""
+
+import re
+
+import pytest
+
+from tests.conftest import Bake
+from tests.prompts import choices
+from tests.service import TEMPLATE, Service
+
+INSIDE = TEMPLATE / "tests" / "inside"
+
+
+@pytest.fixture(scope="module", params=choices("django_version"))
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(django_version=request.param, deploy="none", ci="none")
+
+
+def inside(service: Service, command: str) -> str:
+    return service.run(command, PYTHONPATH=f"{INSIDE}:{service.path}")
+
+
+@pytest.mark.xdist_group("request path")
+def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) -> None:
+    output = inside(
+        service,
+        f"uv run pytest {INSIDE}/request_path --rootdir {INSIDE} --confcutdir {INSIDE} "
+        f"-c {service.path}/pyproject.toml --ds request_path.settings "
+        "-p no:cacheprovider",
+    )
+    passed = re.search(r"(\d+) passed", output)
+    assert passed and int(passed[1]) > 100
+    assert "skipped" not in output
+
+
+@pytest.mark.xdist_group("request path")
+def test_types_of_the_tests_themselves(service: Service) -> None:
+    inside(
+        service,
+        f"uv run mypy --config-file {service.path}/pyproject.toml -p request_path",
+    )
+
+
+@pytest.mark.xdist_group("judge")
+def test_djangos_own_tests_pass(service: Service) -> None:
+    output = inside(service, f"uv run python {INSIDE}/judge/run.py")
+    ran = re.search(r"^Ran (\d+) tests", output, re.MULTILINE)
+    assert ran and int(ran[1]) > 1000

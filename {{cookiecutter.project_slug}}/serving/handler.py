@@ -1,0 +1,249 @@
+"""The ASGI application: Django's handler, with a thread only on demand.
+
+``django.core.asgi.get_asgi_application()`` in config/asgi.py goes back to stock.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from types import TracebackType
+from typing import Any, Self
+
+import django
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.cache import caches, close_caches
+from django.core.cache.backends.base import BaseCache
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
+from django.core.handlers.base import reset_urlconf
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, reset_queries
+from django.dispatch import Signal
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix, set_urlconf
+from django.utils.functional import cached_property
+from django.utils.log import log_response
+
+from serving.inline import InlineViewHooks
+from serving.threads import RequestThread, ThreadPool
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+logger = logging.getLogger("serving.handler")
+
+# ThreadPool does the work of the database's receivers in each thread; the
+# others do no I/O, and reset_urlconf must run in the context of the request.
+DJANGOS_RECEIVERS = (reset_queries, close_old_connections, reset_urlconf, close_caches)
+
+
+def get_asgi_application() -> "Handler":
+    django.setup(set_prefix=False)
+    return Handler()
+
+
+class Handler(InlineViewHooks, ASGIHandler):
+    @cached_property
+    def threads(self) -> ThreadPool:
+        return ThreadPool()
+
+    async def __call__(
+        self, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if scope["type"] == "http":
+            await self.handle(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self.lifespan(receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        for phase, run in (("startup", self.startup), ("shutdown", self.shutdown)):
+            await receive()
+            try:
+                await run()
+            except Exception as exc:
+                logger.exception("The %s failed", phase)
+                message = f"The {phase} failed: {exc!r}"
+                await send({"type": f"lifespan.{phase}.failed", "message": message})
+                return
+            await send({"type": f"lifespan.{phase}.complete"})
+
+    async def startup(self) -> None:
+        pass
+
+    async def shutdown(self) -> None:
+        await self.threads.shutdown()
+
+    async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with closing(body), self.threads.thread() as thread:
+            set_script_prefix(get_script_prefix(scope))
+            await self.send_started(scope)
+            response: Any
+            request, response = self.create_request(scope, body)
+            scope["serving.client"] = client = Client(
+                lambda: self.listen_for_disconnect(receive)
+            )
+            outcome = "failed"
+            try:
+                async with client:
+                    if request is not None:
+                        response = await self.run_get_response(request)
+                    await self.send_response(response, send)
+                outcome = "completed"
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+            finally:
+                if client.left:
+                    outcome = "disconnected"
+                await self.finish(thread, request, response, outcome)
+
+    async def finish(
+        self,
+        thread: RequestThread,
+        request: ASGIRequest | None,
+        response: Any,
+        outcome: str,
+    ) -> None:
+        """Called once for each request that got a request_started.
+
+        ``outcome``: completed, failed, disconnected (the client left) or
+        cancelled (by the server). There is no ``request`` if it could not be
+        parsed, and no ``response`` if none was made.
+        """
+        if response is None:
+            # Closing it sends request_finished, and closes the request.
+            response = HttpResponse()
+            response._handler_class = type(self)
+            if request is not None:
+                response._resource_closers.append(request.close)
+        if thread.busy or self.close_blocks(request, response):
+            # Shielded, since a server may cancel a request more than once.
+            await asyncio.shield(sync_to_async(response.close)())
+        else:
+            response.close()
+
+    async def send_started(self, scope: Mapping[str, Any]) -> None:
+        blocking, others = receivers(request_started, type(self))
+        if blocking:
+            await request_started.asend(sender=type(self), scope=scope)
+        else:
+            for receiver in others:
+                await receiver(signal=request_started, sender=type(self), scope=scope)
+
+    def close_blocks(self, request: ASGIRequest | None, response: Any) -> bool:
+        # HttpResponse.close() sends the signal synchronously, so that it cannot
+        # reach an asynchronous receiver from the loop either.
+        blocking, others = receivers(request_finished, type(self))
+        return bool(
+            blocking
+            or others
+            or type(response).close is not HttpResponseBase.close
+            # The first one is request.close, which closes uploaded files.
+            or len(response._resource_closers) > 1
+            or getattr(request, "_files", None)
+            or any(
+                type(cache).close is not BaseCache.close
+                for cache in caches.all(initialized_only=True)
+            )
+        )
+
+    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        try:
+            await super().send_response(response, send)
+        finally:
+            # Django closes only its own wrapper, which leaves the end of the
+            # view's generator to the garbage collector and another task.
+            aclose = getattr(getattr(response, "_iterator", None), "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def get_response_async(self, request: HttpRequest) -> Any:
+        # Differs from Django's in that it logs without a thread: logs.py
+        # writes in one of its own.
+        set_urlconf(settings.ROOT_URLCONF)
+        chain: Any = self._middleware_chain  # type: ignore[attr-defined]
+        response = await chain(request)
+        response._resource_closers.append(request.close)
+        if response.status_code >= 400:
+            log_response(
+                "%s: %s",
+                response.reason_phrase,
+                request.path,
+                response=response,
+                request=request,
+            )
+        return response
+
+
+def receivers(
+    signal: Signal, sender: type
+) -> tuple[list[Callable[..., Any]], list[Callable[..., Awaitable[Any]]]]:
+    """The synchronous receivers that are not Django's, and the asynchronous."""
+    synchronous, asynchronous = signal._live_receivers(sender)
+    return [r for r in synchronous if r not in DJANGOS_RECEIVERS], asynchronous
+
+
+class Client:
+    """Cancels the current task if the client leaves during the block.
+
+    The task is cancelled as ``asyncio.timeout()`` does it, so that the
+    cleanup of a view runs in the request's own task and context.
+    """
+
+    def __init__(self, listen: Callable[[], Awaitable[None]]) -> None:
+        self.left = False
+        self._listen = listen
+        self._listener: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        # A request that never waits is over before the listener would start.
+        self._start = asyncio.get_running_loop().call_soon(self._start_listener)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._over = True
+        self._start.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
+        if self._error is None:
+            return False
+        if self._task.uncancel() > self._cancelling:
+            # The server cancelled the request too.
+            return False
+        cancelled = isinstance(exc, asyncio.CancelledError)
+        if not self.left and (exc is None or cancelled):
+            raise self._error
+        return cancelled
+
+    def _start_listener(self) -> None:
+        self._listener = asyncio.ensure_future(self._listen())
+        self._listener.add_done_callback(self._heard)
+
+    def _heard(self, listener: "asyncio.Future[None]") -> None:
+        if listener.cancelled():
+            return
+        error = listener.exception()
+        if error is not None and not self._over:
+            self._error = error
+            self.left = isinstance(error, RequestAborted)
+            self._task.cancel()

@@ -1,0 +1,5 @@
+"""The service on Django's own handler: what config/asgi.py may go back to."""
+
+from django.core.asgi import get_asgi_application
+
+application = get_asgi_application()
