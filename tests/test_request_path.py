@@ -37,7 +37,8 @@ def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) 
 def test_types_of_the_tests_themselves(service: Service) -> None:
     inside(
         service,
-        f"uv run mypy --config-file {service.path}/pyproject.toml -p request_path",
+        f"uv run mypy --config-file {service.path}/pyproject.toml "
+        f"{INSIDE}/request_path",
     )
 
 

@@ -115,7 +115,7 @@ LOGGING = {
             "service": SERVICE,
         },
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"stderr": {"()": "serving.logs.Handler", "formatter": "line"}},
     "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
     "loggers": {
         # Without the handlers that Django and uvicorn bring along.

@@ -27,7 +27,9 @@ from django.urls import set_script_prefix, set_urlconf
 from django.utils.functional import cached_property
 from django.utils.log import log_response
 
+from serving import logs
 from serving.inline import InlineViewHooks
+from serving.middleware import Watched
 from serving.threads import RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -73,10 +75,12 @@ class Handler(InlineViewHooks, ASGIHandler):
             await send({"type": f"lifespan.{phase}.complete"})
 
     async def startup(self) -> None:
-        pass
+        logs.start()
 
     async def shutdown(self) -> None:
         await self.threads.shutdown()
+        # Last, for it writes what was logged until now.
+        await asyncio.to_thread(logs.stop)
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
@@ -147,8 +151,11 @@ class Handler(InlineViewHooks, ASGIHandler):
             blocking
             or others
             or type(response).close is not HttpResponseBase.close
-            # The first one is request.close, which closes uploaded files.
-            or len(response._resource_closers) > 1
+            or not all(
+                isinstance(getattr(closer, "__self__", None), HttpRequest | Watched)
+                for closer in response._resource_closers
+            )
+            # HttpRequest.close() closes them.
             or getattr(request, "_files", None)
             or any(
                 type(cache).close is not BaseCache.close

@@ -2,26 +2,38 @@
 
 Nothing that a client sent can start a line or add a field: what is not printable is
 escaped, and only the formatter writes a newline or, before the fields of `text`, a tab.
+
+While the server runs, lines go through a queue and a thread of their own, so that a
+reader of stderr that stalls does not stall the event loop.
 """
 
 import json
 import logging
 import re
-from datetime import UTC, datetime
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import structlog
+from structlog.contextvars import get_contextvars
 from structlog.processors import ExceptionRenderer
 from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
-_OURS = frozenset(("timestamp", "level", "logger", "message", "service"))
+OURS = frozenset(("timestamp", "level", "logger", "message", "service"))
 # Objects, and colours for a terminal; not facts.
-_DROPPED = frozenset(("request", "color_message", "server_time"))
-_NOT_EXTRA = _DROPPED | {"message", "asctime", *vars(logging.makeLogRecord({}))}
-_BARE = re.compile(r"[^\s\"=\\]+")
-_NOT_KEY = re.compile(r"[^A-Za-z0-9_.-]")
+DROPPED = frozenset(("request", "color_message", "server_time", "_context"))
+NOT_EXTRA = DROPPED | {"message", "asctime", *vars(logging.makeLogRecord({}))}
+
+bare = re.compile(r"[^\s\"=\\]+").fullmatch
+not_key = re.compile(r"[^A-Za-z0-9_.-]").sub
+encode = json.JSONEncoder(default=str).encode
 
 
 def formatter(log_format: str, service: str) -> logging.Formatter:
@@ -29,25 +41,34 @@ def formatter(log_format: str, service: str) -> logging.Formatter:
 
     def fields(_: Any, __: str, event: EventDict) -> EventDict:
         record: logging.LogRecord = event.pop("_record")
+        attributes = vars(record)
+        message = event.pop("event")
         if not event.pop("_from_structlog"):
-            event.update({k: v for k, v in vars(record).items() if k not in _NOT_EXTRA})
-        when = datetime.fromtimestamp(record.created, UTC)
+            for key in attributes.keys() - NOT_EXTRA:
+                event[key] = attributes[key]
+        seconds = int(record.created)
         line = {
-            "timestamp": f"{when:%Y-%m-%dT%H:%M:%S.%f}Z",
+            "timestamp": f"{second(seconds)}.{int(record.created % 1 * 1e6):06d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": event.pop("event"),
+            "message": message,
             "service": service,
         }
-        for key, value in {**structlog.contextvars.get_contextvars(), **event}.items():
-            line[f"{key}_" if key in _OURS else _NOT_KEY.sub("_", key)] = value
+        context = attributes.get("_context")
+        line.update(get_contextvars() if context is None else context)
+        for key, value in event.items():
+            if key in OURS:
+                key += "_"
+            elif not key.isidentifier():
+                key = not_key("_", key)
+            line[key] = value
         return line
 
     renderers: dict[str, list[Processor]] = {
-        "text": [ExceptionRenderer(), _text],
-        "logfmt": [ExceptionRenderer(), _logfmt],
+        "text": [ExceptionRenderer(), text],
+        "logfmt": [ExceptionRenderer(), logfmt],
         # Without the local variables of each frame: they hold secrets.
-        "json": [ExceptionRenderer(ExceptionDictTransformer(show_locals=False)), _json],
+        "json": [ExceptionRenderer(ExceptionDictTransformer(show_locals=False)), jsonl],
     }
     return ProcessorFormatter(processors=[fields, *renderers[log_format]])
 
@@ -58,6 +79,7 @@ def configure_structlog() -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
+            exception_of_now,
             ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -66,39 +88,177 @@ def configure_structlog() -> None:
     )
 
 
-def _json(_: Any, __: str, line: EventDict) -> str:
-    return json.dumps(line, default=str)
+def start() -> None:
+    """Called when the server starts."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.start()
 
 
-def _logfmt(_: Any, __: str, line: EventDict) -> str:
-    return _pairs(line)
+def stop(timeout: float = 5) -> None:
+    """Called when the server stops; blocks until all is written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.stop(timeout)
 
 
-def _text(_: Any, __: str, line: EventDict) -> str:
+class Handler(logging.StreamHandler[Any]):
+    """Writes at once; between start() and stop() by a queue and a thread.
+
+    When `capacity` lines wait, further ones are dropped and counted, and a line says
+    how many when there is room again.
+    """
+
+    capacity = 10_000
+    # Seconds for which lines are gathered and then written together.
+    pause = 0.02
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: deque[logging.LogRecord] = deque()
+        self.dropped = 0
+        self.thread: threading.Thread | None = None
+        self.wake = threading.Event()
+        self.stopping = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called under the handler's lock, as Handler.handle() does."""
+        # Here and now: arguments may change, and the thread has another context.
+        if record.args:
+            record = copy(record)
+            record.msg, record.args = message_of(record), ()
+        vars(record)["_context"] = get_contextvars()
+        if self.thread is None:
+            self.put(f"{self.line(record)}\n")
+        elif len(self.waiting) >= self.capacity:
+            self.dropped += 1
+        else:
+            self.waiting.append(record)
+            if not self.wake.is_set():
+                self.wake.set()
+
+    def start(self) -> None:
+        self.stopping.clear()
+        self.thread = threading.Thread(target=self.run, name="log", daemon=True)
+        self.thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Write what waits, for at most so many seconds; blocks."""
+        thread = self.thread
+        if thread is None:
+            return
+        self.stopping.set()
+        self.wake.set()
+        thread.join(timeout)
+        self.acquire()
+        try:
+            if thread.is_alive():
+                # Nobody reads. Better to lose lines than to hang.
+                self.setLevel(logging.CRITICAL + 1)
+            else:
+                self.thread = None
+                self.write()
+        finally:
+            self.release()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            self.wake.wait()
+            self.stopping.wait(self.pause)
+            self.wake.clear()
+            self.write()
+
+    def write(self) -> None:
+        while self.waiting:
+            batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), 500))]
+            self.put("".join(f"{self.line(record)}\n" for record in batch))
+        if self.dropped:
+            self.acquire()
+            dropped, self.dropped = self.dropped, 0
+            self.release()
+            record = logging.makeLogRecord(
+                {
+                    "name": __name__,
+                    "levelno": logging.WARNING,
+                    "levelname": "WARNING",
+                    "msg": f"{dropped} log lines were dropped",
+                    "dropped": dropped,
+                    "_context": {},
+                }
+            )
+            self.put(f"{self.line(record)}\n")
+
+    def put(self, lines: str) -> None:
+        # A reader that is gone for good is no reason to fail.
+        with suppress(OSError):
+            self.stream.write(lines)
+            self.stream.flush()
+
+    def line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as error:  # noqa: BLE001
+            # What came with the message cannot be shown; that it was logged can.
+            kept = ("name", "levelno", "levelname", "created", "msg", "_context")
+            plain = {name: vars(record)[name] for name in kept}
+            return self.format(logging.makeLogRecord(plain | {"error": repr(error)}))
+
+
+def message_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        # The arguments do not fit: logging would print a traceback instead.
+        return f"{record.msg} {record.args!r}"
+
+
+def exception_of_now(_: Any, __: str, event: EventDict) -> EventDict:
+    # Later, in the thread that formats, True would mean another exception, or none.
+    if event.get("exc_info") is True:
+        event["exc_info"] = sys.exc_info()
+    return event
+
+
+@lru_cache(4)
+def second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def jsonl(_: Any, __: str, line: EventDict) -> str:
+    return encode(line)
+
+
+def logfmt(_: Any, __: str, line: EventDict) -> str:
+    return pairs(line)
+
+
+def text(_: Any, __: str, line: EventDict) -> str:
     """A traceback follows its line, indented."""
     exception = line.pop("exception", "")
     head = (
         f"{line.pop('timestamp')} {line.pop('level').upper():8} {line.pop('logger')}: "
-        f"{_printable(str(line.pop('message')))}\t{_pairs(line)}"
+        f"{printable(str(line.pop('message')))}\t{pairs(line)}"
     )
-    trace = [f"    {_printable(part)}" for part in exception.splitlines()]
+    if not exception:
+        return head
+    trace = [f"    {printable(part)}" for part in exception.splitlines()]
     return "\n".join([head, *trace])
 
 
-def _pairs(line: EventDict) -> str:
-    return " ".join(f"{key}={_value(value)}" for key, value in line.items())
+def pairs(line: EventDict) -> str:
+    return " ".join([f"{key}={value_of(value)}" for key, value in line.items()])
 
 
-def _value(value: object) -> str:
+def value_of(value: object) -> str:
     """A bare word, or a JSON string."""
     if not isinstance(value, str):
-        value = json.dumps(value, default=str)
-    if _BARE.fullmatch(value) and value.isprintable():
+        value = encode(value)
+    if bare(value) and value.isprintable():
         return value
     return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(

@@ -67,7 +67,10 @@ class TimingMiddleware:
         try:
             response = await self.get_response(request)
         except asyncio.CancelledError:
-            self.log(request, 499, start, "disconnected")
+            if left(request):
+                self.log(request, 499, start, "disconnected")
+            else:
+                self.log(request, None, start, "cancelled")
             raise
         if self.server_timing:
             # In milliseconds: https://www.w3.org/TR/server-timing/
@@ -90,12 +93,12 @@ class TimingMiddleware:
             self.log(request, response.status_code, start, outcome, first_byte)
 
         stream = _AsyncStream if response.is_async else _Stream
-        response.streaming_content = stream(response, log)
+        response.streaming_content = stream(request, response, log)
 
     def log(
         self,
         request: HttpRequest,
-        status: int,
+        status: int | None,
         start: float,
         outcome: str,
         first_byte: float | None = None,
@@ -118,11 +121,19 @@ class TimingMiddleware:
         )
 
 
-class _Watched:
+def left(request: HttpRequest) -> bool:
+    """Whether the client did, rather than the server stop."""
+    client = getattr(request, "scope", {}).get("serving.client")
+    # Django's own handler does not tell; that the client left is likelier.
+    return client is None or bool(client.left)
+
+
+class Watched:
     """The content of a streaming response; Django calls close() when it is over."""
 
     def __init__(
         self,
+        request: HttpRequest,
         response: StreamingHttpResponse,
         log: Callable[[str, float | None], None],
     ) -> None:
@@ -134,13 +145,16 @@ class _Watched:
         self.log = log
         self.sent = 0
         self.first_byte: float | None = None
-        self.outcome = "disconnected"
+        self.request = request
+        self.outcome = ""
 
     def close(self) -> None:
         # A client may leave as soon as it has all that was announced.
-        completed = self.sent == self.length
-        outcome = "completed" if completed else self.outcome
-        self.context.run(self.log, outcome, self.first_byte)
+        if self.sent == self.length:
+            self.outcome = "completed"
+        elif not self.outcome:
+            self.outcome = "disconnected" if left(self.request) else "cancelled"
+        self.context.run(self.log, self.outcome, self.first_byte)
 
     def pass_on(self, part: str | bytes) -> str | bytes:
         self.first_byte = self.first_byte or time.perf_counter()
@@ -148,7 +162,7 @@ class _Watched:
         return part
 
 
-class _Stream(_Watched):
+class _Stream(Watched):
     def __iter__(self) -> Iterator[str | bytes]:
         try:
             for part in self.content:
@@ -159,7 +173,7 @@ class _Stream(_Watched):
             raise
 
 
-class _AsyncStream(_Watched):
+class _AsyncStream(Watched):
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         try:
             async for part in self.content:
