@@ -110,7 +110,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "serving.logs.formatter",
+            "()": "serving.logs.Formatter",
             "log_format": LOG_FORMAT,
             "service": SERVICE,
         },

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,11 +22,12 @@ from django.core.handlers.base import reset_urlconf
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
+from django.dispatch.dispatcher import NO_RECEIVERS
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
-from django.utils.functional import cached_property
 from django.utils.log import log_response
+from django.utils.module_loading import import_string
 
 from serving import logs
 from serving.inline import InlineViewHooks
@@ -37,9 +39,9 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("serving.handler")
 
-# ThreadPool does the work of the database's receivers in each thread; the
-# others do no I/O, and reset_urlconf must run in the context of the request.
-DJANGOS_RECEIVERS = (reset_queries, close_old_connections, reset_urlconf, close_caches)
+# ThreadPool does the work of the database's receivers in each thread; finish() that
+# of the others.
+DJANGOS_RECEIVERS = {reset_queries, close_old_connections, reset_urlconf, close_caches}
 
 
 def get_asgi_application() -> "Handler":
@@ -48,9 +50,13 @@ def get_asgi_application() -> "Handler":
 
 
 class Handler(InlineViewHooks, ASGIHandler):
-    @cached_property
-    def threads(self) -> ThreadPool:
-        return ThreadPool()
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = ThreadPool()
+        backends = (cache["BACKEND"] for cache in settings.CACHES.values())
+        self.caches_close = any(
+            import_string(backend).close is not BaseCache.close for backend in backends
+        )
 
     async def __call__(
         self, scope: dict[str, Any], receive: Receive, send: Send
@@ -129,13 +135,24 @@ class Handler(InlineViewHooks, ASGIHandler):
             response._handler_class = type(self)
             if request is not None:
                 response._resource_closers.append(request.close)
-        if thread.busy or self.close_blocks(request, response):
+        # Only a request that was cut short leaves a call behind that nobody awaits.
+        busy = thread.running or (outcome != "completed" and thread.bridged)
+        if busy or self.close_blocks(request, response):
             # Shielded, since a server may cancel a request more than once.
-            await asyncio.shield(sync_to_async(response.close)())
+            await asyncio.shield(sync_to_async(self.close)(response))
         else:
             response.close()
+        if hasattr(request, "urlconf"):
+            set_urlconf(None)
+
+    def close(self, response: HttpResponseBase) -> None:
+        response.close()
+        if self.caches_close:
+            close_caches()
 
     async def send_started(self, scope: Mapping[str, Any]) -> None:
+        if only_django_listens(request_started, type(self)):
+            return
         blocking, others = receivers(request_started, type(self))
         if blocking:
             await request_started.asend(sender=type(self), scope=scope)
@@ -144,12 +161,10 @@ class Handler(InlineViewHooks, ASGIHandler):
                 await receiver(signal=request_started, sender=type(self), scope=scope)
 
     def close_blocks(self, request: ASGIRequest | None, response: Any) -> bool:
-        # HttpResponse.close() sends the signal synchronously, so that it cannot
-        # reach an asynchronous receiver from the loop either.
-        blocking, others = receivers(request_finished, type(self))
         return bool(
-            blocking
-            or others
+            # HttpResponse.close() sends the signal synchronously, so that it cannot
+            # reach an asynchronous receiver from the loop either.
+            not only_django_listens(request_finished, type(self))
             or type(response).close is not HttpResponseBase.close
             or not all(
                 isinstance(getattr(closer, "__self__", None), HttpRequest | Watched)
@@ -157,11 +172,20 @@ class Handler(InlineViewHooks, ASGIHandler):
             )
             # HttpRequest.close() closes them.
             or getattr(request, "_files", None)
-            or any(
-                type(cache).close is not BaseCache.close
-                for cache in caches.all(initialized_only=True)
-            )
+            or (self.caches_close and caches.all(initialized_only=True))
         )
+
+    async def read_body(self, receive: Receive) -> Any:
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            # What came in one piece is in memory already: no file is needed.
+            return BytesIO(message.get("body", b""))
+        messages = iter([message])
+
+        async def again() -> Mapping[str, Any]:
+            return next(messages, None) or await receive()
+
+        return await super().read_body(again)
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         try:
@@ -174,9 +198,8 @@ class Handler(InlineViewHooks, ASGIHandler):
                 await aclose()
 
     async def get_response_async(self, request: HttpRequest) -> Any:
-        # Differs from Django's in that it logs without a thread: logs.py
-        # writes in one of its own.
-        set_urlconf(settings.ROOT_URLCONF)
+        # Differs from Django's in that it logs without a thread, for logs.py writes in
+        # one of its own, and leaves the URLconf unset, which means ROOT_URLCONF.
         chain: Any = self._middleware_chain  # type: ignore[attr-defined]
         response = await chain(request)
         response._resource_closers.append(request.close)
@@ -189,6 +212,22 @@ class Handler(InlineViewHooks, ASGIHandler):
                 request=request,
             )
         return response
+
+
+def only_django_listens(signal: Signal, sender: type) -> bool:
+    """Then send() and asend() return at once too, until somebody connects."""
+    cache = signal.sender_receivers_cache
+    if cache.get(sender) is NO_RECEIVERS:
+        return True
+    before = signal.receivers.copy()
+    blocking, others = receivers(signal, sender)
+    if blocking or others:
+        return False
+    with signal.lock:
+        # connect() and disconnect() clear it.
+        if signal.receivers == before:
+            cache[sender] = NO_RECEIVERS
+    return True
 
 
 def receivers(

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -24,53 +24,72 @@ from structlog.contextvars import get_contextvars
 from structlog.processors import ExceptionRenderer
 from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict
 
 OURS = frozenset(("timestamp", "level", "logger", "message", "service"))
 # Objects, and colours for a terminal; not facts.
-DROPPED = frozenset(("request", "color_message", "server_time", "_context"))
-NOT_EXTRA = DROPPED | {"message", "asctime", *vars(logging.makeLogRecord({}))}
+DROPPED = frozenset(("request", "color_message", "server_time"))
+NOT_EXTRA = DROPPED | {
+    *("message", "asctime", "_message", "_context"),
+    *vars(logging.makeLogRecord({})),
+    # Of Python 3.12.
+    "taskName",
+}
 
 bare = re.compile(r"[^\s\"=\\]+").fullmatch
 not_key = re.compile(r"[^A-Za-z0-9_.-]").sub
-encode = json.JSONEncoder(default=str).encode
 
 
-def formatter(log_format: str, service: str) -> logging.Formatter:
-    """For the "()" of a LOGGING formatter; log_format is text, logfmt or json."""
+class Formatter(ProcessorFormatter):
+    """log_format is text, logfmt or json."""
 
-    def fields(_: Any, __: str, event: EventDict) -> EventDict:
-        record: logging.LogRecord = event.pop("_record")
+    def __init__(self, log_format: str, service: str) -> None:
+        super().__init__(processors=[self.format_event])
+        self.render = RENDERERS[log_format]
+        # Without the local variables of each frame: they hold secrets.
+        self.exception = ExceptionRenderer(
+            *([ExceptionDictTransformer(show_locals=False)] * (log_format == "json"))
+        )
+        self.service = service
+
+    def format(self, record: logging.LogRecord) -> str:
         attributes = vars(record)
-        message = event.pop("event")
-        if not event.pop("_from_structlog"):
-            for key in attributes.keys() - NOT_EXTRA:
-                event[key] = attributes[key]
+        if "_logger" in attributes:
+            return super().format(record)
+        # Past ProcessorFormatter, which copies each record and formats it twice.
+        extra = {k: attributes[k] for k in attributes if k not in NOT_EXTRA}
+        if record.exc_info:
+            extra["exc_info"] = record.exc_info
+        if record.stack_info:
+            extra["stack"] = record.stack_info
+        message = attributes.get("_message")
+        return self.line(record, message or record.getMessage(), extra)
+
+    def format_event(self, _: Any, __: str, event: EventDict) -> str:
+        record = event.pop("_record")
+        del event["_from_structlog"]
+        return self.line(record, event.pop("event"), event)
+
+    def line(self, record: logging.LogRecord, message: str, extra: EventDict) -> str:
+        if "exc_info" in extra:
+            extra = self.exception(None, "", extra)
         seconds = int(record.created)
         line = {
             "timestamp": f"{second(seconds)}.{int(record.created % 1 * 1e6):06d}Z",
-            "level": record.levelname.lower(),
+            "level": LEVELS.get(record.levelname) or record.levelname.lower(),
             "logger": record.name,
             "message": message,
-            "service": service,
+            "service": self.service,
         }
-        context = attributes.get("_context")
+        context = vars(record).get("_context")
         line.update(get_contextvars() if context is None else context)
-        for key, value in event.items():
+        for key, value in extra.items():
             if key in OURS:
                 key += "_"
             elif not key.isidentifier():
                 key = not_key("_", key)
             line[key] = value
-        return line
-
-    renderers: dict[str, list[Processor]] = {
-        "text": [ExceptionRenderer(), text],
-        "logfmt": [ExceptionRenderer(), logfmt],
-        # Without the local variables of each frame: they hold secrets.
-        "json": [ExceptionRenderer(ExceptionDictTransformer(show_locals=False)), jsonl],
-    }
-    return ProcessorFormatter(processors=[fields, *renderers[log_format]])
+        return self.render(line)
 
 
 def configure_structlog() -> None:
@@ -124,10 +143,7 @@ class Handler(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock, as Handler.handle() does."""
         # Here and now: arguments may change, and the thread has another context.
-        if record.args:
-            record = copy(record)
-            record.msg, record.args = message_of(record), ()
-        vars(record)["_context"] = get_contextvars()
+        vars(record).update(_message=message_of(record), _context=get_contextvars())
         if self.thread is None:
             self.put(f"{self.line(record)}\n")
         elif len(self.waiting) >= self.capacity:
@@ -199,7 +215,7 @@ class Handler(logging.StreamHandler[Any]):
             return self.format(record)
         except Exception as error:  # noqa: BLE001
             # What came with the message cannot be shown; that it was logged can.
-            kept = ("name", "levelno", "levelname", "created", "msg", "_context")
+            kept = ("name", "levelno", "levelname", "created", "_message", "_context")
             plain = {name: vars(record)[name] for name in kept}
             return self.format(logging.makeLogRecord(plain | {"error": repr(error)}))
 
@@ -224,15 +240,7 @@ def second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def jsonl(_: Any, __: str, line: EventDict) -> str:
-    return encode(line)
-
-
-def logfmt(_: Any, __: str, line: EventDict) -> str:
-    return pairs(line)
-
-
-def text(_: Any, __: str, line: EventDict) -> str:
+def text(line: EventDict) -> str:
     """A traceback follows its line, indented."""
     exception = line.pop("exception", "")
     head = (
@@ -246,6 +254,7 @@ def text(_: Any, __: str, line: EventDict) -> str:
 
 
 def pairs(line: EventDict) -> str:
+    """logfmt."""
     return " ".join([f"{key}={value_of(value)}" for key, value in line.items()])
 
 
@@ -265,3 +274,12 @@ def printable(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+encode = json.JSONEncoder(default=str).encode
+RENDERERS: dict[str, Callable[[EventDict], str]] = {
+    "text": text,
+    "logfmt": pairs,
+    "json": encode,
+}
+LEVELS = {name: name.lower() for name in logging.getLevelNamesMapping()}

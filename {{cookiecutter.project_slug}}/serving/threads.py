@@ -117,19 +117,19 @@ class RequestThread(Executor):
         return call
 
     @property
-    def busy(self) -> bool:
-        """Whether a call may still run, such as one of a cancelled request."""
-        # Inside async_to_sync(), calls go to its thread, unseen from here.
-        return self._running or bool(getattr(AsyncToSync.executors, "current", None))
+    def running(self) -> bool:
+        """Whether a call still runs, or waits for the thread."""
+        return any(not call.done() for call in self._calls)
 
     @property
-    def _running(self) -> bool:
-        return any(not call.done() for call in self._calls)
+    def bridged(self) -> bool:
+        """Whether async_to_sync() takes the calls to its own thread, past this one."""
+        return bool(getattr(AsyncToSync.executors, "current", None))
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._pool.give_back(thread, self._running)
+            self._pool.give_back(thread, self.running)
             self._calls.clear()
 
     def _keep_until_done(self, task: asyncio.Task[Any] | None) -> None:

@@ -22,7 +22,7 @@ def log_lines() -> Iterator[Callable[[], list[Line]]]:
     """The lines that any logger has written since, parsed from LOG_FORMAT=json."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logs.formatter("json", "tests"))
+    handler.setFormatter(logs.Formatter("json", "tests"))
     logging.getLogger().addHandler(handler)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     logging.getLogger().removeHandler(handler)

@@ -43,7 +43,7 @@ def log_format(request: pytest.FixtureRequest) -> str:
 
 
 def parse(log_format: str, made: logging.LogRecord) -> dict[str, Any]:
-    line = logs.formatter(log_format, "tests").format(made)
+    line = logs.Formatter(log_format, "tests").format(made)
     assert len(line.splitlines()) == 1
     fields: dict[str, Any] = PARSERS[log_format](line)
     return fields
@@ -106,7 +106,7 @@ def failure() -> logging.LogRecord:
 
 
 def test_traceback_is_structured_in_json() -> None:
-    line = logs.formatter("json", "tests").format(failure())
+    line = logs.Formatter("json", "tests").format(failure())
     [exception] = json.loads(line)["exception"]
     assert exception["exc_type"] == "ValueError"
     assert exception["frames"][-1]["name"] == "failure"
@@ -114,12 +114,12 @@ def test_traceback_is_structured_in_json() -> None:
 
 
 def test_traceback_is_one_value_in_logfmt() -> None:
-    [line] = logs.formatter("logfmt", "tests").format(failure()).splitlines()
+    [line] = logs.Formatter("logfmt", "tests").format(failure()).splitlines()
     assert "ValueError: no\nuse" in parse_pairs(line)["exception"]
 
 
 def test_traceback_is_indented_in_text() -> None:
-    first, *rest = logs.formatter("text", "tests").format(failure()).splitlines()
+    first, *rest = logs.Formatter("text", "tests").format(failure()).splitlines()
     assert parse_text(first)["message"] == "Failed"
     assert rest[-1] == "    use"
     assert all(line.startswith("    ") for line in rest)

@@ -283,12 +283,12 @@ class ClosedCache(LocMemCache):
         self.closed.append(threading.current_thread().name)
 
 
-async def test_cache_used_in_an_async_view_is_closed_in_a_thread(
-    handler: Handler, settings: Any
-) -> None:
+async def test_cache_used_in_an_async_view_is_closed_in_a_thread(settings: Any) -> None:
     settings.CACHES = {"default": {"BACKEND": f"{__name__}.ClosedCache"}}
     ClosedCache.closed.clear()
+    handler = Handler()
     await fetch(handler, "/cache/")
+    await handler.threads.shutdown()
     assert len(ClosedCache.closed) == 1
     assert ClosedCache.closed[0].startswith("request")
 
