@@ -9,6 +9,7 @@ reader of stderr that stalls does not stall the event loop.
 
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -20,6 +21,8 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from structlog.contextvars import get_contextvars
 from structlog.processors import ExceptionRenderer
 from structlog.stdlib import ProcessorFormatter
@@ -90,6 +93,15 @@ class Formatter(ProcessorFormatter):
                 key = not_key("_", key)
             line[key] = value
         return self.render(line)
+
+
+def formatter() -> Formatter:
+    """Of the settings; for config/logging.json."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    try:
+        return Formatter(settings.LOG_FORMAT, settings.SERVICE)
+    except ImproperlyConfigured as error:
+        sys.exit(f"{error}")
 
 
 def configure_structlog() -> None:
@@ -176,6 +188,11 @@ class Handler(logging.StreamHandler[Any]):
                 self.write()
         finally:
             self.release()
+
+    def close(self) -> None:
+        # Called at exit, also after a second CONTROL-C, when no lifespan ends.
+        self.stop(5)
+        super().close()
 
     def run(self) -> None:
         while not self.stopping.is_set():

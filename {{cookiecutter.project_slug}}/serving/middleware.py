@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
+from serving import timing
 from serving.environment import CONDITIONS, parse_header
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -60,10 +61,14 @@ class TimingMiddleware:
         self.server_timing = settings.SERVER_TIMING == "always" or (
             settings.SERVER_TIMING == "debug" and settings.DEBUG
         )
+        if self.server_timing and settings.DEBUG:
+            timing.watch_queries()
         markcoroutinefunction(self)
 
     async def __call__(self, request: HttpRequest) -> HttpResponseBase:
         start = time.perf_counter()
+        metrics = timing.Metrics() if self.server_timing else None
+        timing.current.set(metrics)
         try:
             response = await self.get_response(request)
         except asyncio.CancelledError:
@@ -72,12 +77,8 @@ class TimingMiddleware:
             else:
                 self.log(request, None, start, "cancelled")
             raise
-        if self.server_timing:
-            # In milliseconds: https://www.w3.org/TR/server-timing/
-            entry = f"app;dur={(time.perf_counter() - start) * 1000:.1f}"
-            if others := response.headers.get("Server-Timing"):
-                entry = f"{others}, {entry}"
-            response.headers["Server-Timing"] = entry
+        if metrics:
+            metrics.send(response, time.perf_counter() - start)
         if isinstance(response, StreamingHttpResponse):
             self.watch(request, response, start)
         else:

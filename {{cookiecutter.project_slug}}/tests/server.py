@@ -25,33 +25,41 @@ class Server:
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def open(self, path: str, **headers: str) -> Iterator[HTTPResponse]:
+    def open(
+        self, path: str, method: str = "GET", request_id: str = "", **headers: str
+    ) -> Iterator[HTTPResponse]:
         """Leaves when the block ends, whatever is still to come."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, headers={"X-Request-ID": request_id} | headers)
         with closing(connection), connection.getresponse() as response:
             yield response
 
-    def get(self, path: str, **headers: str) -> HTTPResponse:
-        with self.open(path, **headers) as response:
+    def get(self, path: str, **arguments: str) -> HTTPResponse:
+        with self.open(path, **arguments) as response:
             response.read()
         return response
 
     def lines(self) -> list[str]:
-        return self.log.read_text(encoding="utf-8").splitlines()
+        """Those that are whole."""
+        *whole, _ = self.log.read_text(encoding="utf-8").split("\n")
+        return whole
 
-    def timing(self, path: str) -> dict[str, Any]:
-        """The timing line of the only request for this path; it may be yet to come."""
+    def timing(self, **fields: object) -> dict[str, Any]:
+        """The one timing line with these fields; it may be yet to come."""
         found: list[dict[str, Any]] = []
 
         def written() -> bool:
-            lines = [json.loads(line) for line in self.lines()]
-            found[:] = [line for line in lines if line.get("path") == path]
+            found[:] = self.parsed(logger="serving.timing", **fields)
             return bool(found)
 
         self.wait_for(written)
         [line] = found
         return line
+
+    def parsed(self, **fields: object) -> list[dict[str, Any]]:
+        """The lines with these fields, of a log in JSON."""
+        lines = [json.loads(line) for line in self.lines()]
+        return [line for line in lines if fields.items() <= line.items()]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Up to a minute, for a busy machine."""

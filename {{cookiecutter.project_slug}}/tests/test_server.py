@@ -20,7 +20,7 @@ def server(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Server]:
 def test_every_line_is_in_the_chosen_format(server: Server) -> None:
     assert server.get("/hello/you/").status == 200
     assert server.get("/nowhere/").status == 404
-    server.timing("/nowhere/")
+    server.timing(path="/nowhere/")
     loggers = {json.loads(line)["logger"] for line in server.lines()}
     assert loggers >= {"uvicorn.error", "django.request", "serving.timing"}
 
@@ -28,18 +28,18 @@ def test_every_line_is_in_the_chosen_format(server: Server) -> None:
 def test_each_request_has_one_line(server: Server) -> None:
     for name in "abc":
         assert server.get(f"/hello/{name}/").status == 200
-        assert server.timing(f"/hello/{name}/")["status"] == 200
+        assert server.timing(path=f"/hello/{name}/")["status"] == 200
 
 
 def test_encoded_newline_in_a_path_stays_on_one_line(server: Server) -> None:
     server.get("/nowhere%0A%7B%22forged%22:1%7D/")
-    assert server.timing('/nowhere\n{"forged":1}/')["status"] == 404
+    assert server.timing(path='/nowhere\n{"forged":1}/')["status"] == 404
 
 
 def test_client_that_leaves_a_stream_is_logged_as_disconnected(server: Server) -> None:
     with server.open("/ticks/") as response:
         assert response.readline().startswith(b"data: ")
-    line = server.timing("/ticks/")
+    line = server.timing(path="/ticks/")
     assert line["outcome"] == "disconnected"
     assert line["status"] == 200
 

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
 from pytest_django import Settings
 
 from serving.middleware import TimingMiddleware
+from serving.timing import span, watch_connection
 
 pytestmark = pytest.mark.urls(__name__)
 
@@ -42,7 +46,33 @@ async def broken(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+async def spans(request: HttpRequest) -> HttpResponse:
+    with span("cache"):
+        await asyncio.sleep(0)
+    with span("shop", 'Tom\'s "A"'):
+        return HttpResponse()
+
+
+@sync_to_async
+def query() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+@sync_to_async
+def forget() -> None:
+    connection.execute_wrappers.clear()
+
+
+async def queries(request: HttpRequest) -> HttpResponse:
+    for _ in range(3):
+        await query()
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("spans/", spans),
+    path("queries/", queries),
     path("answer/<int:status>/", answer),
     path("timed/", timed),
     path("stream/", stream),
@@ -168,3 +198,53 @@ async def test_server_timing_keeps_entries_of_the_view(
     settings.SERVER_TIMING = "always"
     value = (await async_client.get("/timed/")).headers["Server-Timing"]
     assert re.fullmatch(r"cache;dur=1\.5, app;dur=\d+\.\d", value)
+
+
+async def test_span_of_a_view_is_sent(
+    async_client: AsyncClient, settings: Settings
+) -> None:
+    settings.SERVER_TIMING = "always"
+    value = (await async_client.get("/spans/")).headers["Server-Timing"]
+    assert re.fullmatch(
+        r'cache;dur=\d+\.\d, shop;dur=\d+\.\d;desc="Tom\'s \\"A\\"", app;dur=\d+\.\d',
+        value,
+    )
+
+
+async def test_span_costs_nothing_when_server_timing_is_not_sent(
+    async_client: AsyncClient, settings: Settings
+) -> None:
+    settings.SERVER_TIMING = "never"
+    assert "Server-Timing" not in (await async_client.get("/spans/")).headers
+
+
+@pytest.mark.parametrize(("name", "description"), [("a b", ""), ("a", "\n"), ("", "")])
+def test_malformed_span_is_refused(name: str, description: str) -> None:
+    with pytest.raises(ValueError, match="must be"), span(name, description):
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("debug", "sent"), [(True, True), (False, False)])
+async def test_queries_are_counted_only_while_debug_is_on(
+    async_client: AsyncClient, settings: Settings, debug: bool, sent: bool
+) -> None:
+    settings.SERVER_TIMING = "always"
+    settings.DEBUG = debug
+    try:
+        value = (await async_client.get("/queries/")).headers["Server-Timing"]
+    finally:
+        connection_created.disconnect(watch_connection)
+        await forget()
+    found = re.search(r'db;dur=\d+\.\d;desc="3 queries", app;', value)
+    assert bool(found) is sent
+
+
+async def test_request_without_queries_has_no_db_entry(
+    async_client: AsyncClient, settings: Settings
+) -> None:
+    settings.SERVER_TIMING = "always"
+    settings.DEBUG = True
+    assert (
+        "db;" not in (await async_client.get("/answer/200/")).headers["Server-Timing"]
+    )

@@ -1,0 +1,122 @@
+"""One true line for each request, however it ends: over real sockets."""
+
+import re
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server import Serve, Server
+
+COMMAND = ("-m", "uvicorn", "tests.outcomes:application")
+STOP = ("--timeout-graceful-shutdown", "1")
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Iterator[Server]:
+    with serve(*COMMAND, *STOP, "--port", LOG_FORMAT="json") as server:
+        yield server
+
+
+def ask(server: Server, path: str, request_id: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    client.sendall(
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"X-Request-ID: {request_id}\r\n\r\n".encode()
+    )
+    return client
+
+
+def logged(server: Server, message: str, request_id: str) -> bool:
+    return bool(server.parsed(message=message, request_id=request_id))
+
+
+def check(
+    server: Server, request_id: str, status: int | None, outcome: str
+) -> dict[str, object]:
+    line = server.timing(request_id=request_id)
+    assert line.get("status") == status
+    assert line["outcome"] == outcome
+    assert line["duration"] > 0
+    assert re.fullmatch(r"Request took \d+\.\d{4} seconds", line["message"])
+    server.wait_for(lambda: logged(server, "request_finished", request_id))
+    assert len(server.parsed(message="request_finished", request_id=request_id)) == 1
+    return line
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/ok/", 200),
+        ("HEAD", "/ok/", 200),
+        ("OPTIONS", "/ok/", 200),
+        ("GET", "/nowhere/", 404),
+        ("GET", "/error/", 500),
+        ("GET", "/file/", 200),
+        ("GET", "/unchanged/", 304),
+    ],
+)
+def test_answered_request_is_completed(
+    server: Server, method: str, path: str, status: int
+) -> None:
+    request_id = f"{method}{path.replace('/', '-')}"
+    headers = {"If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    with server.open(path, method, request_id, **headers) as response:
+        response.read()
+    assert response.status == status
+    line = check(server, request_id, status, "completed")
+    assert line["method"] == method
+    assert ("first_byte" in line) is (path == "/file/")
+
+
+def test_stream_that_ends_is_completed_with_its_last_byte(server: Server) -> None:
+    server.get("/stream/?end=success", request_id="stream-ends")
+    line = check(server, "stream-ends", 200, "completed")
+    assert str(line["duration"]) >= "0.05" > str(line["first_byte"])
+
+
+def test_stream_that_raises_half_way_failed(server: Server) -> None:
+    with ask(server, "/stream/?end=failure", "stream-fails") as client:
+        while client.recv(4096):
+            pass
+    check(server, "stream-fails", 200, "failed")
+
+
+def test_client_that_leaves_before_the_response_is_disconnected(
+    server: Server,
+) -> None:
+    with ask(server, "/wait/", "leaves"):
+        server.wait_for(lambda: logged(server, "in the view", "leaves"))
+    check(server, "leaves", 499, "disconnected")
+    assert logged(server, "cleaned up", "leaves")
+
+
+def test_client_that_leaves_amid_a_stream_is_disconnected(server: Server) -> None:
+    with ask(server, "/stream/?end=never", "leaves-stream"):
+        server.wait_for(lambda: logged(server, "in the stream", "leaves-stream"))
+    line = check(server, "leaves-stream", 200, "disconnected")
+    assert "first_byte" in line
+    # Of the view's generator, in the request's own task and context.
+    assert logged(server, "cleaned up", "leaves-stream")
+
+
+def test_request_beyond_its_deadline_is_completed_with_504(serve: Serve) -> None:
+    environment = {"LOG_FORMAT": "json", "REQUEST_TIMEOUT": "0.05"}
+    with serve(*COMMAND, "--port", **environment) as server:
+        assert server.get("/wait/", request_id="late").status == 504
+        check(server, "late", 504, "completed")
+        assert logged(server, "cleaned up", "late")
+
+
+def test_requests_that_run_when_the_server_stops_are_cancelled(serve: Serve) -> None:
+    with serve(*COMMAND, *STOP, "--port", LOG_FORMAT="json") as server:
+        with ask(server, "/wait/", "view"), ask(server, "/stream/?end=never", "stream"):
+            server.wait_for(lambda: logged(server, "in the view", "view"))
+            server.wait_for(lambda: logged(server, "in the stream", "stream"))
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(60)
+        check(server, "view", None, "cancelled")
+        check(server, "stream", 200, "cancelled")
+        assert logged(server, "cleaned up", "view")
+        assert logged(server, "cleaned up", "stream")
