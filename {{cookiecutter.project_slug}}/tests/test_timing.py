@@ -62,6 +62,7 @@ def query() -> None:
 @sync_to_async
 def forget() -> None:
     connection.execute_wrappers.clear()
+    connection.close()
 
 
 async def queries(request: HttpRequest) -> HttpResponse:
