@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -224,8 +225,22 @@ class Handler(logging.StreamHandler[Any]):
     def put(self, lines: str) -> None:
         # A reader that is gone for good is no reason to fail.
         with suppress(OSError):
-            self.stream.write(lines)
-            self.stream.flush()
+            try:
+                descriptor = self.stream.fileno()
+            except OSError:
+                self.stream.write(lines)
+                return
+            # Past the stream: a thread that waits in its lock for a reader that stalls
+            # would keep the interpreter from ending.
+            rest = lines.encode(errors="backslashreplace")
+            while rest:
+                try:
+                    rest = rest[os.write(descriptor, rest) :]
+                except BlockingIOError:
+                    select.select([], [descriptor], [])
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
     def line(self, record: logging.LogRecord) -> str:
         try:

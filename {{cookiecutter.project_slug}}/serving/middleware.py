@@ -193,6 +193,10 @@ class _AsyncStream(Watched):
         except Exception:
             self.outcome = "failed"
             raise
+        finally:
+            # Or the garbage collector would, later and in another task.
+            if hasattr(self.content, "aclose"):
+                await self.content.aclose()
 
 
 class HeaderMiddleware:

@@ -41,6 +41,7 @@ def test_client_that_leaves_a_stream_is_logged_as_disconnected(server: Server) -
         assert response.readline().startswith(b"data: ")
     line = server.timing(path="/ticks/")
     assert line["outcome"] == "disconnected"
+    assert len(line["request_id"]) == 32
     assert line["status"] == 200
 
 

@@ -153,6 +153,26 @@ async def test_stream_that_raises_half_way_failed(
     assert line["outcome"] == "failed"
 
 
+async def test_stream_that_is_cut_off_closes_the_generator_of_the_view() -> None:
+    closed = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            yield b"last"
+        finally:
+            closed.append(asyncio.current_task())
+
+    async def view(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(parts())
+
+    response = await TimingMiddleware(view)(HttpRequest())
+    content = vars(response)["_iterator"]
+    await anext(content)
+    await content.aclose()
+    assert closed == [asyncio.current_task()]
+
+
 async def test_cancelled_request_leaves_a_line_and_stays_cancelled(
     async_client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
