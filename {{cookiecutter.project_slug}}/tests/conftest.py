@@ -9,6 +9,8 @@ import pytest
 from serving import logs
 
 pytest_plugins = [
+    # Blocking calls on the event loop fail the tests.
+    "tests.blocking",
     "tests.server",
     # % if cookiecutter.database == "postgresql"
     "tests.postgresql",
