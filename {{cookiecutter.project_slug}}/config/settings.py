@@ -13,6 +13,7 @@ env = environment.Environment(BASE_DIR / ".env", {
     "RESPONSE_HEADER": "{{ cookiecutter.__response_header }}",
     "RESPONSE_HEADER_WHEN": "{{ cookiecutter.header_condition }}",
     "SERVER_TIMING": "{{ cookiecutter.server_timing }}",
+    "SECURE_HSTS_SECONDS": "0",
 })
 # fmt: on
 
@@ -23,6 +24,25 @@ DEBUG = env.boolean("DEBUG")
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
 DATABASES = {"default": env.database("DATABASE_URL")}
+
+SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT")
+SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS")
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("SECURE_HSTS_INCLUDE_SUBDOMAINS")
+SECURE_HSTS_PRELOAD = env.boolean("SECURE_HSTS_PRELOAD")
+# % if cookiecutter.django_version == "6.1"
+SECURE_CSP = {
+    "default-src": ["'self'"],
+    "style-src": ["'self'", "<CSP_NONCE_SENTINEL>"],
+    "object-src": ["'none'"],
+    "base-uri": ["'none'"],
+    "form-action": ["'self'"],
+    "frame-ancestors": ["'none'"],
+}
+# % endif
+CSRF_COOKIE_SECURE = not DEBUG
+# % if cookiecutter.admin
+SESSION_COOKIE_SECURE = not DEBUG
+# % endif
 
 LOG_FORMAT = env.choice("LOG_FORMAT", environment.LOG_FORMATS)
 LOG_LEVEL = env.choice("LOG_LEVEL", environment.LOG_LEVELS)
@@ -50,7 +70,11 @@ MIDDLEWARE = [
     "serving.middleware.TimingMiddleware",
     "serving.middleware.HeaderMiddleware",
     "serving.middleware.deadline",
+    "serving.health.probes",
     "django.middleware.security.SecurityMiddleware",
+    # % if cookiecutter.django_version == "6.1"
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    # % endif
     # % if cookiecutter.admin
     "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -71,6 +95,9 @@ TEMPLATES = [
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
+                # % if cookiecutter.django_version == "6.1"
+                "django.template.context_processors.csp",
+                # % endif
                 # % if cookiecutter.admin
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",

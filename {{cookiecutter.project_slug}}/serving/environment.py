@@ -107,6 +107,12 @@ class Environment:
             raise _refused(name, value, allowed)
         return seconds
 
+    def integer(self, name: str) -> int:
+        value = self.text(name)
+        if not re.fullmatch(r"[0-9]{1,9}", value):
+            raise _refused(name, value, "use a whole number, 0 or more")
+        return int(value)
+
     def database(self, name: str) -> dict[str, Any]:
         """A relative SQLite path starts at the project, wherever the command ran."""
         url = self.text(name)

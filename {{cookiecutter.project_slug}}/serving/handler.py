@@ -29,7 +29,7 @@ from django.urls import set_script_prefix, set_urlconf
 from django.utils.log import log_response
 from django.utils.module_loading import import_string
 
-from serving import logs
+from serving import health, logs
 from serving.inline import InlineViewHooks
 from serving.middleware import Watched
 from serving.threads import RequestThread, ThreadPool
@@ -82,8 +82,10 @@ class Handler(InlineViewHooks, ASGIHandler):
 
     async def startup(self) -> None:
         logs.start()
+        health.start()
 
     async def shutdown(self) -> None:
+        health.stop()
         await self.threads.shutdown()
         # Last, for it writes what was logged until now.
         await asyncio.to_thread(logs.stop)

@@ -63,6 +63,7 @@ def test_wrong_variable_stops_the_start_with_one_sentence(
         ("REQUEST_TIMEOUT", "soon", "a number of seconds above 0"),
         ("REQUEST_TIMEOUT", "-1", "a number of seconds above 0"),
         ("REQUEST_TIMEOUT", "nan", "a number of seconds above 0"),
+        ("SECURE_HSTS_SECONDS", "-1", "a whole number, 0 or more"),
     ],
 )
 def test_wrong_value_names_the_variable_the_value_and_what_is_allowed(
