@@ -87,6 +87,8 @@ MIDDLEWARE = [
     # % endif
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
+# Those of MIDDLEWARE that may leave the event loop without a warning.
+SYNC_MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "config.urls"
 TEMPLATES = [
     {

@@ -1,6 +1,6 @@
 from django.apps import AppConfig
 
-from serving import inline, logs
+from serving import checks, inline, logs
 
 
 class ServingConfig(AppConfig):
@@ -9,3 +9,4 @@ class ServingConfig(AppConfig):
     def ready(self) -> None:
         logs.configure_structlog()
         inline.install()
+        checks.register_checks()

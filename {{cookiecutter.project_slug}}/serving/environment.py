@@ -124,6 +124,9 @@ class Environment:
         config: dict[str, Any] = dict(environ.Env.db_url_config(url))
         if scheme == "sqlite" and config["NAME"] != ":memory:":
             config["NAME"] = str(self.base_dir / config["NAME"])
+        if scheme != "sqlite":
+            # The threads of requests keep their connections.
+            config = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True} | config
         return config
 
 

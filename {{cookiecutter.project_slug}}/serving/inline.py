@@ -21,7 +21,7 @@ from django.contrib.sessions.backends.signed_cookies import (
     SessionStore as SignedCookies,
 )
 from django.core.handlers.base import BaseHandler
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.deprecation import MiddlewareMixin
@@ -52,9 +52,13 @@ def djangos(cls: type, *names: str) -> bool:
 # The conditions. Each is asked on the loop just before its hook runs.
 
 
+def session_is_djangos(middleware: Any, request: HttpRequest) -> bool:
+    return djangos(middleware.SessionStore, "__init__")
+
+
 def session_starts_inline(middleware: Any, request: HttpRequest) -> bool:
     store = middleware.SessionStore
-    return djangos(store, "__init__") and (
+    return session_is_djangos(middleware, request) and (
         # The file engine looks for its folder once.
         not hasattr(store, "_get_storage_path") or hasattr(store, "_storage_path")
     )
@@ -248,7 +252,13 @@ HOOKS = {
     ),
 }
 
-_view_hooks: dict[type, Callable[[Any], ViewHook]] = {}
+# What remains of a condition when the process has served a while.
+WARM: dict[Callable[..., bool], Callable[..., bool]] = {
+    languages_loaded: always,
+    session_starts_inline: session_is_djangos,
+}
+
+_installed: dict[Any, Hooks] = {}
 
 
 def install(paths: Iterable[str] | None = None) -> None:
@@ -260,8 +270,30 @@ def install(paths: Iterable[str] | None = None) -> None:
         if not is_stock(cls, hooks):
             continue
         cls.__acall__ = acall(cls, hooks)
-        if hooks.process_view is not None:
-            _view_hooks[cls] = hooks.process_view
+        _installed[cls] = hooks
+
+
+def hops(cls: Any) -> tuple[int, int, int] | None:
+    """For request, view and response of a plain request; None if not patched."""
+    if cls not in _installed:
+        return None
+    on_request, on_response, _ = _installed[cls]
+    middleware, request, response = cls(always), HttpRequest(), HttpResponse()
+
+    def hop(condition: Callable[..., bool] | None, *args: Any) -> int:
+        if condition is None:
+            return 0
+        return int(not WARM.get(condition, condition)(middleware, *args))
+
+    return hop(on_request, request), 0, hop(on_response, request, response)
+
+
+def hops_in_mixin(cls: Any) -> bool:
+    """Whether each hook goes to a thread; in a subclass of a patched class too."""
+    known = [MiddlewareMixin, *_installed]
+    return cls not in _installed and any(
+        cls.__acall__ is vars(base).get("__acall__") for base in known
+    )
 
 
 def is_stock(cls: type, hooks: Hooks) -> bool:
@@ -307,7 +339,12 @@ class InlineViewHooks(BaseHandler):
     def adapt_method_mode(
         self, is_async: bool, method: Any, *args: Any, **kw: Any
     ) -> Any:
-        view_hook = _view_hooks.get(type(getattr(method, "__self__", None)))
-        if is_async and view_hook and method.__name__ == "process_view":
-            return view_hook(method.__self__)
+        hooks = _installed.get(type(getattr(method, "__self__", None)))
+        if (
+            is_async
+            and hooks
+            and hooks.process_view
+            and method.__name__ == "process_view"
+        ):
+            return hooks.process_view(method.__self__)
         return super().adapt_method_mode(is_async, method, *args, **kw)
