@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
-from serving import timing
+from serving import health, timing
 from serving.environment import CONDITIONS, parse_header
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -115,11 +115,15 @@ class TimingMiddleware:
             "first_byte": first_byte,
             "outcome": outcome,
         }
-        if timing_logger.isEnabledFor(logging.INFO):
+        level = logging.INFO
+        if request.path_info in health.PROBES:
+            # Several in a minute, for as long as the service runs.
+            level = logging.DEBUG if status == 200 else logging.WARNING
+        if timing_logger.isEnabledFor(level):
             # As info() does, but without a walk up the stack for who called it.
             record = timing_logger.makeRecord(
                 timing_logger.name,
-                logging.INFO,
+                level,
                 __file__,
                 0,
                 f"Request took {duration:.4f} seconds",

@@ -13,6 +13,7 @@ from django.test import AsyncClient, Client
 from django.urls import path
 from pytest_django import Settings
 
+from serving import health
 from serving.middleware import TimingMiddleware
 from serving.timing import span, watch_connection
 
@@ -252,6 +253,8 @@ async def test_queries_are_counted_only_while_debug_is_on(
 ) -> None:
     settings.SERVER_TIMING = "always"
     settings.DEBUG = debug
+    # As at the start of a server, no thread has a connection yet.
+    await forget()
     try:
         value = (await async_client.get("/queries/")).headers["Server-Timing"]
     finally:
@@ -269,3 +272,24 @@ async def test_request_without_queries_has_no_db_entry(
     assert (
         "db;" not in (await async_client.get("/answer/200/")).headers["Server-Timing"]
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "level"), [("", 200, "DEBUG"), ("it stops", 503, "WARNING")]
+)
+async def test_probe_is_logged_at_debug_until_it_fails(
+    async_client: AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    status: int,
+    level: str,
+) -> None:
+    async def probe(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(reason, status=status)
+
+    monkeypatch.setitem(health.PROBES, "/livez", probe)
+    with caplog.at_level(logging.DEBUG, "serving.timing"):
+        await async_client.get("/livez")
+    [record] = [r for r in caplog.records if r.name == "serving.timing"]
+    assert record.levelname == level
