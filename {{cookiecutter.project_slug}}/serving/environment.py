@@ -54,11 +54,17 @@ class Environment:
     def __init__(self, dotenv: Path, defaults: Mapping[str, str]) -> None:
         self.base_dir = dotenv.parent
         self.defaults = defaults
+
+        class Dotenv(environ.Env):  # type: ignore[misc]
+            # Not os.environ: a reloaded process would inherit what .env said before.
+            ENVIRON: dict[str, str] = {}  # noqa: RUF012
+
         if dotenv.is_file():
-            environ.Env.read_env(dotenv)
+            Dotenv.read_env(dotenv)
+        self.variables = Dotenv.ENVIRON | os.environ
 
     def text(self, name: str) -> str:
-        return os.environ.get(name) or self.defaults.get(name, "")
+        return self.variables.get(name) or self.defaults.get(name, "")
 
     def required(self, name: str) -> str:
         if value := self.text(name):
@@ -116,18 +122,20 @@ class Environment:
     def database(self, name: str) -> dict[str, Any]:
         """A relative SQLite path starts at the project, wherever the command ran."""
         url = self.text(name)
-        scheme = url.partition("://")[0]
-        if scheme not in ("sqlite", "postgres", "postgresql"):
-            # Without the rest, which may hold a password.
-            allowed = "use sqlite:///db.sqlite3 or postgresql://user:password@host/name"
-            raise _refused(name, f"{scheme}...", allowed)
-        config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+        scheme, separator, _ = url.partition("://")
+        # Without the rest, which may hold a password.
+        shown = f"{scheme}..." if separator else "..."
+        allowed = "use sqlite:///db.sqlite3 or postgresql://user:password@host/name"
+        if not separator or scheme not in ("sqlite", "postgres", "postgresql"):
+            raise _refused(name, shown, allowed)
+        try:
+            config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+        except ValueError:
+            raise _refused(name, shown, allowed) from None
         if scheme == "sqlite" and config["NAME"] != ":memory:":
             config["NAME"] = str(self.base_dir / config["NAME"])
-        if scheme != "sqlite":
-            # The threads of requests keep their connections.
-            config = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True} | config
-        return config
+        # The threads of requests keep their connections.
+        return {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True} | config
 
 
 def _refused(name: str, value: str, allowed: str) -> ImproperlyConfigured:

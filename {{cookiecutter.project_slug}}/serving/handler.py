@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from io import BytesIO
@@ -31,7 +32,7 @@ from django.utils.module_loading import import_string
 
 from serving import health, logs
 from serving.inline import InlineViewHooks
-from serving.middleware import Watched
+from serving.middleware import Watched, identify, log_timing
 from serving.threads import RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -53,6 +54,7 @@ class Handler(InlineViewHooks, ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         self.threads = ThreadPool()
+        self.closing: set[asyncio.Future[None]] = set()
         backends = (cache["BACKEND"] for cache in settings.CACHES.values())
         self.caches_close = any(
             import_string(backend).close is not BaseCache.close for backend in backends
@@ -86,14 +88,24 @@ class Handler(InlineViewHooks, ASGIHandler):
 
     async def shutdown(self) -> None:
         health.stop()
+        # Let the requests that the server has just cancelled come to their end.
+        await asyncio.sleep(0)
+        if self.closing:
+            await asyncio.wait(self.closing, timeout=5)
         await self.threads.shutdown()
         # Last, for it writes what was logged until now.
         await asyncio.to_thread(logs.stop)
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
         try:
             body = await self.read_body(receive)
         except RequestAborted:
+            request, _ = self.create_request(scope, BytesIO())
+            if request is not None:
+                # No middleware will see it.
+                identify(request)
+                log_timing(request, 499, start, "disconnected")
             return
         with closing(body), self.threads.thread() as thread:
             set_script_prefix(get_script_prefix(scope))
@@ -108,7 +120,10 @@ class Handler(InlineViewHooks, ASGIHandler):
                 async with client:
                     if request is not None:
                         response = await self.run_get_response(request)
+                    if response.streaming:
+                        send = client.count(send)
                     await self.send_response(response, send)
+                    client.ended = True
                 outcome = "completed"
             except asyncio.CancelledError:
                 outcome = "cancelled"
@@ -137,15 +152,21 @@ class Handler(InlineViewHooks, ASGIHandler):
             response._handler_class = type(self)
             if request is not None:
                 response._resource_closers.append(request.close)
+        for closer in response._resource_closers:
+            if isinstance(getattr(closer, "__self__", None), Watched):
+                # Now, and in this task: the thread may be busy until the server ends.
+                closer()
         # Only a request that was cut short leaves a call behind that nobody awaits.
         busy = thread.running or (outcome != "completed" and thread.bridged)
         if busy or self.close_blocks(request, response):
+            closing = asyncio.ensure_future(sync_to_async(self.close)(response))
+            self.closing.add(closing)
+            closing.add_done_callback(self.closing.discard)
             # Shielded, since a server may cancel a request more than once.
-            await asyncio.shield(sync_to_async(self.close)(response))
+            await asyncio.shield(closing)
         else:
             response.close()
-        if hasattr(request, "urlconf"):
-            set_urlconf(None)
+        set_urlconf(None)
 
     def close(self, response: HttpResponseBase) -> None:
         response.close()
@@ -200,8 +221,9 @@ class Handler(InlineViewHooks, ASGIHandler):
                 await aclose()
 
     async def get_response_async(self, request: HttpRequest) -> Any:
-        # Differs from Django's in that it logs without a thread, for logs.py writes in
-        # one of its own, and leaves the URLconf unset, which means ROOT_URLCONF.
+        # Differs from Django's in that it logs without a thread: logs.py writes in one
+        # of its own.
+        set_urlconf(settings.ROOT_URLCONF)
         chain: Any = self._middleware_chain  # type: ignore[attr-defined]
         response = await chain(request)
         response._resource_closers.append(request.close)
@@ -249,10 +271,26 @@ class Client:
 
     def __init__(self, listen: Callable[[], Awaitable[None]]) -> None:
         self.left = False
+        # Of a streaming response: what went out.
+        self.sent = 0
+        self.first_byte: float | None = None
+        self.ended = False
         self._listen = listen
         self._listener: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._over = False
+
+    def count(self, send: Send) -> Send:
+        async def counted(message: Mapping[str, Any]) -> None:
+            await send(message)
+            if body := message.get("body"):
+                self.first_byte = self.first_byte or time.perf_counter()
+                self.sent += len(body)
+                # To a client that left, a server sends without waiting: give the
+                # listener a chance to hear of it.
+                await asyncio.sleep(0)
+
+        return counted
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()

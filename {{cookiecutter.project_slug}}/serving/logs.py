@@ -9,6 +9,7 @@ reader of stderr that stalls does not stall the event loop.
 
 import json
 import logging
+import math
 import os
 import re
 import select
@@ -16,10 +17,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from django.conf import settings
@@ -34,7 +35,7 @@ OURS = frozenset(("timestamp", "level", "logger", "message", "service"))
 # Objects, and colours for a terminal; not facts.
 DROPPED = frozenset(("request", "color_message", "server_time"))
 NOT_EXTRA = DROPPED | {
-    *("message", "asctime", "_message", "_context"),
+    *("message", "asctime", "_captured", "_logger", "_name"),
     *vars(logging.makeLogRecord({})),
     # Of Python 3.12.
     "taskName",
@@ -44,11 +45,79 @@ bare = re.compile(r"[^\s\"=\\]+").fullmatch
 not_key = re.compile(r"[^A-Za-z0-9_.-]").sub
 
 
+class Captured(NamedTuple):
+    """What a record meant where it was logged: nothing in it changes, or can fail."""
+
+    message: str
+    context: dict[str, Any]
+    extra: dict[str, Any]
+    exc_info: Any
+
+
+def capture(record: logging.LogRecord) -> Captured:
+    """Arguments may change, and another thread has another context."""
+    attributes = vars(record)
+    if "_captured" in attributes:
+        captured: Captured = attributes["_captured"]
+        return captured
+    exc_info = record.exc_info
+    if "_logger" in attributes and isinstance(record.msg, dict):
+        # Of structlog, by ProcessorFormatter.wrap_for_formatter().
+        extra = dict(record.msg)
+        message = safe_str(extra.pop("event", ""))
+        exc_info = extra.pop("exc_info", exc_info)
+    else:
+        extra = {key: attributes[key] for key in attributes if key not in NOT_EXTRA}
+        message = message_of(record)
+    if record.stack_info:
+        extra["stack"] = record.stack_info
+    captured = Captured(message, frozen(get_contextvars()), frozen(extra), exc_info)
+    attributes["_captured"] = captured
+    return captured
+
+
+def message_of(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # noqa: BLE001
+        # The arguments do not fit, or cannot be shown.
+        return f"{safe_str(record.msg)} {safe_str(record.args)}"
+
+
+def frozen(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if type(value) in PLAIN else freeze(value)
+        for key, value in fields.items()
+    }
+
+
+def freeze(value: object, depth: int = 0) -> Any:
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict) and depth < 10:
+        return {safe_str(k): freeze(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple) and depth < 10:
+        return [freeze(item, depth + 1) for item in value]
+    return safe_str(value)
+
+
+def safe_str(value: object) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+PLAIN = frozenset((str, int, bool, type(None)))
+
+
 class Formatter(ProcessorFormatter):
     """log_format is text, logfmt or json."""
 
     def __init__(self, log_format: str, service: str) -> None:
-        super().__init__(processors=[self.format_event])
+        super().__init__(processors=[self.remove_processors_meta])
         self.render = RENDERERS[log_format]
         # Without the local variables of each frame: they hold secrets.
         self.exception = ExceptionRenderer(
@@ -57,42 +126,30 @@ class Formatter(ProcessorFormatter):
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        attributes = vars(record)
-        if "_logger" in attributes:
-            return super().format(record)
-        # Past ProcessorFormatter, which copies each record and formats it twice.
-        extra = {k: attributes[k] for k in attributes if k not in NOT_EXTRA}
-        if record.exc_info:
-            extra["exc_info"] = record.exc_info
-        if record.stack_info:
-            extra["stack"] = record.stack_info
-        message = attributes.get("_message")
-        return self.line(record, message or record.getMessage(), extra)
-
-    def format_event(self, _: Any, __: str, event: EventDict) -> str:
-        record = event.pop("_record")
-        del event["_from_structlog"]
-        return self.line(record, event.pop("event"), event)
-
-    def line(self, record: logging.LogRecord, message: str, extra: EventDict) -> str:
-        if "exc_info" in extra:
-            extra = self.exception(None, "", extra)
+        """Past ProcessorFormatter's, which copies each record and formats it twice."""
+        captured = capture(record)
+        extra = captured.extra
+        if captured.exc_info:
+            event: EventDict = {"exc_info": captured.exc_info}
+            try:
+                extra = {**extra, **self.exception(None, "", event)}
+            except Exception as error:  # noqa: BLE001
+                extra = {**extra, "exception": safe_str(error)}
         seconds = int(record.created)
         line = {
             "timestamp": f"{second(seconds)}.{int(record.created % 1 * 1e6):06d}Z",
             "level": LEVELS.get(record.levelname) or record.levelname.lower(),
             "logger": record.name,
-            "message": message,
+            "message": captured.message,
             "service": self.service,
         }
-        context = vars(record).get("_context")
-        line.update(get_contextvars() if context is None else context)
-        for key, value in extra.items():
-            if key in OURS:
-                key += "_"
-            elif not key.isidentifier():
-                key = not_key("_", key)
-            line[key] = value
+        for fields in (captured.context, extra):
+            for key, value in fields.items():
+                if key in OURS:
+                    key += "_"
+                elif not key.isidentifier():
+                    key = not_key("_", key)
+                line[key] = value
         return self.render(line)
 
 
@@ -155,10 +212,9 @@ class Handler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock, as Handler.handle() does."""
-        # Here and now: arguments may change, and the thread has another context.
-        vars(record).update(_message=message_of(record), _context=get_contextvars())
+        capture(record)
         if self.thread is None:
-            self.put(f"{self.line(record)}\n")
+            self.put([self.format(record)])
         elif len(self.waiting) >= self.capacity:
             self.dropped += 1
         else:
@@ -203,61 +259,53 @@ class Handler(logging.StreamHandler[Any]):
             self.write()
 
     def write(self) -> None:
-        while self.waiting:
+        while self.waiting or self.dropped:
             batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), 500))]
-            self.put("".join(f"{self.line(record)}\n" for record in batch))
-        if self.dropped:
-            self.acquire()
-            dropped, self.dropped = self.dropped, 0
-            self.release()
-            record = logging.makeLogRecord(
-                {
-                    "name": __name__,
-                    "levelno": logging.WARNING,
-                    "levelname": "WARNING",
-                    "msg": f"{dropped} log lines were dropped",
-                    "dropped": dropped,
-                    "_context": {},
-                }
-            )
-            self.put(f"{self.line(record)}\n")
+            self.put([self.format(record) for record in batch])
+            if self.dropped:
+                self.acquire()
+                dropped, self.dropped = self.dropped, 0
+                self.release()
+                self.put([self.format(dropped_record(dropped))])
 
-    def put(self, lines: str) -> None:
+    def put(self, lines: list[str]) -> None:
         # A reader that is gone for good is no reason to fail.
         with suppress(OSError):
             try:
                 descriptor = self.stream.fileno()
             except OSError:
-                self.stream.write(lines)
+                self.stream.write("".join(f"{line}\n" for line in lines))
                 return
-            # Past the stream: a thread that waits in its lock for a reader that stalls
-            # would keep the interpreter from ending.
-            rest = lines.encode(errors="backslashreplace")
-            while rest:
-                try:
-                    rest = rest[os.write(descriptor, rest) :]
-                except BlockingIOError:
-                    select.select([], [descriptor], [])
+            part = b""
+            for line in lines:
+                encoded = f"{line}\n".encode(errors="backslashreplace")
+                # Several workers may share a pipe, which mixes longer writes.
+                if part and len(part) + len(encoded) > select.PIPE_BUF:
+                    write(descriptor, part)
+                    part = b""
+                part += encoded
+            write(descriptor, part)
 
     def flush(self) -> None:
         """Nothing is held back."""
 
-    def line(self, record: logging.LogRecord) -> str:
+
+def write(descriptor: int, rest: bytes) -> None:
+    """Past the stream: a thread that waits in its lock for a reader that stalls would
+    keep the interpreter from ending.
+    """
+    while rest:
         try:
-            return self.format(record)
-        except Exception as error:  # noqa: BLE001
-            # What came with the message cannot be shown; that it was logged can.
-            kept = ("name", "levelno", "levelname", "created", "_message", "_context")
-            plain = {name: vars(record)[name] for name in kept}
-            return self.format(logging.makeLogRecord(plain | {"error": repr(error)}))
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
 
 
-def message_of(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except (TypeError, ValueError, KeyError):
-        # The arguments do not fit: logging would print a traceback instead.
-        return f"{record.msg} {record.args!r}"
+def dropped_record(dropped: int) -> logging.LogRecord:
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, "", (), None)
+    message = f"{dropped} log lines were dropped"
+    vars(record)["_captured"] = Captured(message, {}, {"dropped": dropped}, None)
+    return record
 
 
 def exception_of_now(_: Any, __: str, event: EventDict) -> EventDict:
@@ -274,7 +322,7 @@ def second(seconds: int) -> str:
 
 def text(line: EventDict) -> str:
     """A traceback follows its line, indented."""
-    exception = line.pop("exception", "")
+    exception = str(line.pop("exception", ""))
     head = (
         f"{line.pop('timestamp')} {line.pop('level').upper():8} {line.pop('logger')}: "
         f"{printable(str(line.pop('message')))}\t{pairs(line)}"
@@ -308,7 +356,7 @@ def printable(text: str) -> str:
     )
 
 
-encode = json.JSONEncoder(default=str).encode
+encode = json.JSONEncoder(default=safe_str).encode
 RENDERERS: dict[str, Callable[[EventDict], str]] = {
     "text": text,
     "logfmt": pairs,

@@ -25,24 +25,33 @@ request_logger = logging.getLogger("serving.request")
 timing_logger = logging.getLogger("serving.timing")
 
 
+accepted = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+
+
+def identify(request: HttpRequest) -> str:
+    """Bind the request's id to all that is logged from here on; return it."""
+    request_id: str = request.META.get("HTTP_X_REQUEST_ID", "")
+    if not accepted(request_id):
+        request_id = f"{random.getrandbits(128):032x}"
+    # A server may run the next request of a connection in a copy of this context.
+    structlog.contextvars.clear_contextvars()
+    # Never unbound: what is logged after the response started belongs to it too.
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    return request_id
+
+
 class LogMiddleware:
     """Bind X-Request-ID to each log line of the request and send it back."""
 
     sync_capable = False
     async_capable = True
-    accepted = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
         markcoroutinefunction(self)
 
     async def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        request_id = request.META.get("HTTP_X_REQUEST_ID", "")
-        if not self.accepted(request_id):
-            request_id = f"{random.getrandbits(128):032x}"
-        # Never unbound: each request has a context of its own, and what is logged
-        # after the response started belongs to the request too.
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        request_id = identify(request)
         request_logger.debug("Before response")
         response = await self.get_response(request)
         request_logger.debug("After response")
@@ -72,17 +81,21 @@ class TimingMiddleware:
         try:
             response = await self.get_response(request)
         except asyncio.CancelledError:
-            if left(request):
-                self.log(request, 499, start, "disconnected")
+            task = asyncio.current_task()
+            if task and not task.cancelling():
+                # The view's own: nobody cancelled the request.
+                log_timing(request, 500, start, "failed")
+            elif left(request):
+                log_timing(request, 499, start, "disconnected")
             else:
-                self.log(request, None, start, "cancelled")
+                log_timing(request, None, start, "cancelled")
             raise
         if metrics:
             metrics.send(response, time.perf_counter() - start)
         if isinstance(response, StreamingHttpResponse):
             self.watch(request, response, start)
         else:
-            self.log(request, response.status_code, start, "completed")
+            log_timing(request, response.status_code, start, "completed")
         return response
 
     def watch(
@@ -91,49 +104,47 @@ class TimingMiddleware:
         def log(outcome: str, first_byte: float | None) -> None:
             if first_byte is not None:
                 first_byte = round(first_byte - start, 6)
-            self.log(request, response.status_code, start, outcome, first_byte)
+            log_timing(request, response.status_code, start, outcome, first_byte)
 
-        stream = _AsyncStream if response.is_async else _Stream
+        stream = AsyncStream if response.is_async else Stream
         response.streaming_content = stream(request, response, log)
 
-    def log(
-        self,
-        request: HttpRequest,
-        status: int | None,
-        start: float,
-        outcome: str,
-        first_byte: float | None = None,
-    ) -> None:
-        duration = time.perf_counter() - start
-        match = request.resolver_match
-        fields = {
-            "method": request.method,
-            "path": request.path,
-            "route": None if match is None else match.route,
-            "status": status,
-            "duration": round(duration, 6),
-            "first_byte": first_byte,
-            "outcome": outcome,
-        }
-        level = logging.INFO
-        if request.path_info in health.PROBES:
-            # Several in a minute, for as long as the service runs.
-            level = logging.DEBUG if status == 200 else logging.WARNING
-        if timing_logger.isEnabledFor(level):
-            # As info() does, but without a walk up the stack for who called it.
-            record = timing_logger.makeRecord(
-                timing_logger.name,
-                level,
-                __file__,
-                0,
-                f"Request took {duration:.4f} seconds",
-                (),
-                None,
-                extra={
-                    key: value for key, value in fields.items() if value is not None
-                },
-            )
-            timing_logger.handle(record)
+
+def log_timing(
+    request: HttpRequest,
+    status: int | None,
+    start: float,
+    outcome: str,
+    first_byte: float | None = None,
+) -> None:
+    duration = time.perf_counter() - start
+    match = request.resolver_match
+    fields = {
+        "method": request.method,
+        "path": request.path,
+        "route": None if match is None else match.route,
+        "status": status,
+        "duration": round(duration, 6),
+        "first_byte": first_byte,
+        "outcome": outcome,
+    }
+    level = logging.INFO
+    if request.path_info in health.PROBES:
+        # Several in a minute, for as long as the service runs.
+        level = logging.DEBUG if status == 200 else logging.WARNING
+    if timing_logger.isEnabledFor(level):
+        # As info() does, but without a walk up the stack for who called it.
+        record = timing_logger.makeRecord(
+            timing_logger.name,
+            level,
+            __file__,
+            0,
+            f"Request took {duration:.4f} seconds",
+            (),
+            None,
+            extra={key: value for key, value in fields.items() if value is not None},
+        )
+        timing_logger.handle(record)
 
 
 def left(request: HttpRequest) -> bool:
@@ -154,48 +165,64 @@ class Watched:
     ) -> None:
         # Through streaming_content, closing would not reach the view's generator.
         self.content = vars(response)["_iterator"]
-        self.length = int(response.headers.get("Content-Length", -1))
+        self.make_bytes = response.make_bytes
+        length = response.headers.get("Content-Length", "")
+        self.length = int(length) if length.isdigit() else -1
         # Django 5.2 closes the response outside of the task that served the request.
         self.context = copy_context()
-        self.log = log
+        self.log: Callable[[str, float | None], None] | None = log
+        # Of the handler, which knows what was sent; this knows what was to be sent.
+        self.client = getattr(request, "scope", {}).get("serving.client")
+        self.request = request
         self.sent = 0
         self.first_byte: float | None = None
-        self.request = request
-        self.outcome = ""
+        self.ended = False
+        self.failed = False
 
     def close(self) -> None:
+        """The first call counts."""
+        log, self.log = self.log, None
+        if log is None:
+            return
+        first_byte, sent, ended = self.first_byte, self.sent, self.ended
+        if self.client is not None:
+            first_byte, sent = self.client.first_byte, self.client.sent
+            ended = self.client.ended
         # A client may leave as soon as it has all that was announced.
-        if self.sent == self.length:
-            self.outcome = "completed"
-        elif not self.outcome:
-            self.outcome = "disconnected" if left(self.request) else "cancelled"
-        self.context.run(self.log, self.outcome, self.first_byte)
+        if not self.failed and (ended or sent == self.length):
+            outcome = "completed"
+        elif self.failed:
+            outcome = "failed"
+        else:
+            outcome = "disconnected" if left(self.request) else "cancelled"
+        self.context.run(log, outcome, first_byte)
 
-    def pass_on(self, part: str | bytes) -> str | bytes:
+    def pass_on(self, part: object) -> bytes:
+        content: bytes = self.make_bytes(part)
         self.first_byte = self.first_byte or time.perf_counter()
-        self.sent += len(part)
-        return part
+        self.sent += len(content)
+        return content
 
 
-class _Stream(Watched):
-    def __iter__(self) -> Iterator[str | bytes]:
+class Stream(Watched):
+    def __iter__(self) -> Iterator[bytes]:
         try:
             for part in self.content:
                 yield self.pass_on(part)
-            self.outcome = "completed"
+            self.ended = True
         except Exception:
-            self.outcome = "failed"
+            self.failed = True
             raise
 
 
-class _AsyncStream(Watched):
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+class AsyncStream(Watched):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for part in self.content:
                 yield self.pass_on(part)
-            self.outcome = "completed"
+            self.ended = True
         except Exception:
-            self.outcome = "failed"
+            self.failed = True
             raise
         finally:
             # Or the garbage collector would, later and in another task.
