@@ -74,6 +74,20 @@ def read() -> list[Link]:
     return links[::-1]
 
 
+def summary(links: list[Link]) -> str:
+    stay = sum(link.runs != IN_A_THREAD for link in links)
+    hops = sum(link.hops for link in links)
+    return f"{stay} of {len(links)} middlewares stay on the event loop" + (
+        f"; each request pays {times(hops)}: manage.py middleware shows where."
+        if hops
+        else "."
+    )
+
+
+def times(hops: int) -> str:
+    return "1 thread hop" if hops == 1 else f"{hops} thread hops"
+
+
 def own_hops(middleware: Any) -> tuple[int, int]:
     """Before and after the view, where Django runs it asynchronously."""
     if (inlined := inline.hops(middleware)) is not None:

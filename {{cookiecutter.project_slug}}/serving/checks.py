@@ -188,7 +188,7 @@ def check_synchronous_middleware(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"'{link.path}' is synchronous: each request waits for a thread to run "
-            f"it ({times(link.hops)} of {total}).",
+            f"it ({chain.times(link.hops)} of {total}).",
             hint=f"Replace {link.path} with an asynchronous middleware (README.md, "
             '"Staying async"), or list it in SYNC_MIDDLEWARE to allow it.',
             id="serving.W001",
@@ -204,7 +204,7 @@ def check_hops(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             f"'{link.path}' goes to a thread {where(link)}: each request pays "
-            f"{times(link.hops)} of {total}.",
+            f"{chain.times(link.hops)} of {total}.",
             hint=(
                 "Its hooks are called through MiddlewareMixin. "
                 if issubclass(link.cls, MiddlewareMixin)
@@ -356,10 +356,6 @@ def is_unasked(link: chain.Link) -> bool:
     """Whether it would leave the loop without having been allowed to."""
     allowed = getattr(settings, "SYNC_MIDDLEWARE", ())
     return link.error is None and link.path not in allowed
-
-
-def times(hops: int) -> str:
-    return "1 thread hop" if hops == 1 else f"{hops} thread hops"
 
 
 def where(link: chain.Link) -> str:

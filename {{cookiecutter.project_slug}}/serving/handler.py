@@ -6,6 +6,7 @@
 import asyncio
 import logging
 import time
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from io import BytesIO
@@ -83,6 +84,9 @@ class Handler(InlineViewHooks, ASGIHandler):
             await send({"type": f"lifespan.{phase}.complete"})
 
     async def startup(self) -> None:
+        if os.environ.get("PYTHONASYNCIODEBUG"):
+            # uvicorn turns it off where Python is older than 3.12.
+            asyncio.get_running_loop().set_debug(True)
         logs.start()
         health.start()
 

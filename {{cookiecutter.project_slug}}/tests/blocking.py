@@ -17,6 +17,7 @@ MAY_BLOCK = [
     # Once in a process, before the first request.
     ("django/core/handlers/base.py", "load_middleware"),
     ("django/template/utils.py", "__getitem__"),
+    ("django/template/utils.py", "get_app_template_dirs"),
     # Once for each template.
     ("django/template/loaders/filesystem.py", "get_contents"),
     # In a thread of its own while a server runs.

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 class Server:
     port: int
     log: Path
+    out: Path
     process: subprocess.Popen[bytes]
 
     @contextmanager
@@ -89,8 +90,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     def serve(*command: str, port: int = 0, **environment: str) -> Iterator[Server]:
         port = port or free_port()
         command = command or ("-m", "uvicorn", "config.asgi:application", "--port")
-        log = tmp_path_factory.mktemp("server") / "log"
-        with log.open("wb") as stderr:
+        folder = tmp_path_factory.mktemp("server")
+        log, out = folder / "log", folder / "out"
+        with log.open("wb") as stderr, out.open("wb") as stdout:
             process = subprocess.Popen(
                 [sys.executable, "-W", "error", *command, str(port)],
                 cwd=ROOT,
@@ -100,10 +102,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
                     "DJANGO_SETTINGS_MODULE": "tests.settings",
                 }
                 | environment,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
             )
-        server = Server(port, log, process)
+        server = Server(port, log, out, process)
 
         def listening() -> bool:
             if process.poll() is not None:

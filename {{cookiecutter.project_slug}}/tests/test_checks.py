@@ -77,7 +77,7 @@ class Hybrid(Middleware):
     sync_capable = True
 
     def __call__(self, request: HttpRequest) -> Any:
-        if request.META.get("asynchronous"):
+        if iscoroutinefunction(self.get_response):
             return self.__acall__(request)
         response = self.get_response(request)
         response["X-Good"] = "1"

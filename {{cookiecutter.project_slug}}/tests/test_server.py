@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 from tests.server import Serve, Server
 
@@ -43,6 +44,14 @@ def test_client_that_leaves_a_stream_is_logged_as_disconnected(server: Server) -
     assert line["outcome"] == "disconnected"
     assert len(line["request_id"]) == 32
     assert line["status"] == 200
+
+
+def test_runserver_says_how_many_middlewares_stay_on_the_loop(serve: Serve) -> None:
+    with serve("manage.py", "runserver", "--noreload") as server:
+        server.wait_for(lambda: "Serving on" in server.out.read_text())
+    count = len(settings.MIDDLEWARE)
+    line = f"{count} of {count} middlewares stay on the event loop.\n"
+    assert line in server.out.read_text()
 
 
 def test_runserver_refuses_a_port_in_use(serve: Serve) -> None:

@@ -8,6 +8,8 @@ from django.core.management.base import CommandError
 from django.core.management.commands import runserver
 from django.db import OperationalError, connections
 
+from serving import chain
+
 
 class Command(runserver.Command):
     addr: str
@@ -20,6 +22,7 @@ class Command(runserver.Command):
         self.refuse_port_in_use(host, port)
         if not options["skip_checks"]:
             self.check(display_num_errors=True)
+            self.stdout.write(f"{chain.summary(chain.read())}\n")
         try:
             self.check_migrations()
         except OperationalError as error:
