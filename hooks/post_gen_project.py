@@ -9,7 +9,8 @@ REMOVE = {
     ("admin", "{{ cookiecutter.admin }}"): {"False": ["config/admin.py"]},
     ("database", "{{ cookiecutter.database }}"): {"sqlite": ["tests/postgresql.py"]},
     ("deploy", "{{ cookiecutter.deploy }}"): {
-        "none": [".dockerignore", "Dockerfile", "compose.yaml"],
+        "docker": ["deploy"],
+        "none": [".dockerignore", "Dockerfile", "compose.yaml", "deploy"],
     },
     ("ci", "{{ cookiecutter.ci }}"): {
         "github": [".gitlab-ci.yml"],

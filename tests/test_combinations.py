@@ -71,10 +71,21 @@ FILES = {
     "tests/test_server.py",
     "tests/test_timing.py",
 }
+DOCKER = {"Dockerfile", ".dockerignore", "compose.yaml"}
 FILES_BY_ANSWER = {
     ("admin", "true"): {"config/admin.py"},
     ("database", "postgresql"): {"tests/postgresql.py"},
-    ("deploy", "docker"): {"Dockerfile", ".dockerignore", "compose.yaml"},
+    ("deploy", "docker"): DOCKER,
+    ("deploy", "kubernetes"): DOCKER
+    | {
+        "deploy/base/configmap.yaml",
+        "deploy/base/deployment.yaml",
+        "deploy/base/horizontalpodautoscaler.yaml",
+        "deploy/base/kustomization.yaml",
+        "deploy/base/migrate.yaml",
+        "deploy/base/poddisruptionbudget.yaml",
+        "deploy/base/service.yaml",
+    },
     ("ci", "github"): {".github/workflows/ci.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
 }

@@ -21,6 +21,13 @@ CONDITIONS = {
 }
 SERVER_TIMING = ("debug", "always", "never")
 
+# Each thread of serving/threads.py keeps its connection, and learns at the first query
+# of a request whether the server has gone since.
+PERSISTENT = {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+# For libpq: a server that is gone without a word costs a request seconds, not the
+# quarter of an hour that TCP would wait. The last is in milliseconds.
+TIMEOUTS = {"connect_timeout": 2, "keepalives_idle": 10, "tcp_user_timeout": 5000}
+
 # RFC 9110, sections 5.1 and 5.5, without the obsolete non-ASCII values.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
@@ -120,7 +127,10 @@ class Environment:
         return int(value)
 
     def database(self, name: str) -> dict[str, Any]:
-        """A relative SQLite path starts at the project, wherever the command ran."""
+        """A relative SQLite path starts at the project, wherever the command ran.
+
+        A query outranks what is set here: ?conn_max_age=60&connect_timeout=5.
+        """
         url = self.text(name)
         scheme, separator, _ = url.partition("://")
         # Without the rest, which may hold a password.
@@ -129,13 +139,14 @@ class Environment:
         if not separator or scheme not in ("sqlite", "postgres", "postgresql"):
             raise _refused(name, shown, allowed)
         try:
-            config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+            config: dict[str, Any] = PERSISTENT | environ.Env.db_url_config(url)
         except ValueError:
             raise _refused(name, shown, allowed) from None
-        if scheme == "sqlite" and config["NAME"] != ":memory:":
+        if scheme != "sqlite":
+            config["OPTIONS"] = TIMEOUTS | config.get("OPTIONS", {})
+        elif config["NAME"] != ":memory:":
             config["NAME"] = str(self.base_dir / config["NAME"])
-        # The threads of requests keep their connections.
-        return {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True} | config
+        return config
 
 
 def _refused(name: str, value: str, allowed: str) -> ImproperlyConfigured:

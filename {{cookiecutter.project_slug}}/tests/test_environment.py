@@ -124,3 +124,18 @@ def test_relative_sqlite_path_starts_at_the_project(
     monkeypatch.setenv("DATABASE_URL", "sqlite:///db.sqlite3")
     database = Environment(tmp_path / ".env", {}).database("DATABASE_URL")
     assert database["NAME"] == str(tmp_path / "db.sqlite3")
+
+
+def test_query_of_the_database_url_outranks_the_connection_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = Environment(tmp_path / ".env", {})
+    monkeypatch.setenv("DATABASE_URL", "postgresql://host/name")
+    database = env.database("DATABASE_URL")
+    assert (database["CONN_MAX_AGE"], database["CONN_HEALTH_CHECKS"]) == (600, True)
+    assert database["OPTIONS"]["connect_timeout"] == 2
+    query = "?conn_max_age=60&connect_timeout=5"
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://host/name{query}")
+    database = env.database("DATABASE_URL")
+    assert database["CONN_MAX_AGE"] == 60
+    assert database["OPTIONS"]["connect_timeout"] == 5
