@@ -76,12 +76,20 @@ class Service:
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
         """Run the command on a free port, by SIGTERM to the end."""
         port = free_port()
+        arguments = re.sub(r"\b8000\b", str(port), command).split()
+        with self.start(arguments, port, self.environment | environment) as server:
+            yield server
+
+    @contextmanager
+    def start(
+        self, command: list[str], port: int, environment: dict[str, str]
+    ) -> Iterator["Server"]:
         log = self.path.parent / f"{port}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                re.sub(r"\b8000\b", str(port), command).split(),
+                command,
                 cwd=self.path,
-                env=self.environment | environment,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

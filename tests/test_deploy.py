@@ -1,0 +1,453 @@
+"""The files for an operator: valid by their own linters, and run as far as can be."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests import interpreters
+from tests.conftest import Bake
+from tests.service import Service, free_port
+
+# One service for each linter would prove no more than these two.
+ANSWERS = [
+    {"deploy": "kubernetes", "ci": "github", "database": "postgresql"}
+    | {"django_version": "6.1"},
+    {"deploy": "kubernetes", "ci": "gitlab", "admin": "false"},
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(a, marks=pytest.mark.xdist_group(a["ci"])) for a in ANSWERS],
+    ids=["github, postgresql, admin", "gitlab, sqlite, no admin"],
+)
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(**request.param)
+
+
+def lint(*command: str, cwd: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name(command[0]), *command[1:]],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def documents(service: Service) -> dict[str, Any]:
+    files = (service.path / "deploy" / "base").glob("*.yaml")
+    return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")) for f in files}
+
+
+def copy(service: Service, target: Path) -> Path:
+    """As it was generated."""
+    for file in service.files():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(service.path / file, target / file)
+    return target
+
+
+def names(text: str) -> set[str]:
+    return set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
+
+
+# The environment.
+
+
+def test_table_of_the_readme_is_the_example_is_the_settings(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    settings = (service.path / "config" / "settings.py").read_text(encoding="utf-8")
+    example = (service.path / ".env.example").read_text(encoding="utf-8")
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', settings))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE)) == read
+    assert names(example) == read
+
+
+def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.*?)`|\w+) \|", readme, re.MULTILINE)
+    table = {name: default for name, default in rows if default not in ("", "false")}
+    settings = (service.path / "config" / "settings.py").read_text(encoding="utf-8")
+    assert table == dict(
+        re.findall(r'^    "([A-Z_]+)": "(.*)",$', settings, re.MULTILINE)
+    )
+
+
+# Containers.
+
+
+def test_dockerfile_and_compose_file_are_valid(service: Service) -> None:
+    lint("hadolint", "Dockerfile", cwd=service.path)
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    lint("check-jsonschema", *schema, "compose.yaml", cwd=service.path)
+
+
+def test_no_secret_of_the_compose_file_has_a_default(service: Service) -> None:
+    text = (service.path / "compose.yaml").read_text(encoding="utf-8")
+    secrets = re.findall(r"\$\{(\w*(?:KEY|PASSWORD))(.)(.)", text)
+    assert secrets
+    for name, *default in secrets:
+        assert default == [":", "?"], name
+
+
+Stage = list[tuple[str, str]]
+
+
+def stages(dockerfile: str) -> list[Stage]:
+    """The instructions of each stage, in the order of the file."""
+    text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE)
+    text = re.sub(r"\\\n\s*", "", text)
+    pairs = [line.split(" ", 1) for line in text.splitlines() if line.strip()]
+    found: list[Stage] = []
+    for instruction, argument in pairs:
+        if instruction == "FROM":
+            found.append([])
+        found[-1].append((instruction, argument))
+    return found
+
+
+class Image:
+    """Carries out a Dockerfile below a folder, one stage after the other.
+
+    What cannot be without an engine: / is that folder, the base image is a virtual
+    environment of the same version of Python, and users are not made.
+    """
+
+    def __init__(self, root: Path, context: Path, python: str) -> None:
+        self.root = root
+        self.context = context
+        self.python = python
+        self.path = root / "usr" / "bin"
+        run = [interpreters.UV, "venv", "--quiet", "--seed", "--python", python]
+        subprocess.run([*run, root / "usr" / "local"], check=True)
+        self.path.mkdir()
+        for command in ("useradd", "install"):
+            (self.path / command).symlink_to("/bin/true")
+        self.environment: dict[str, str] = {}
+        self.command: list[str] = []
+        self.health: list[str] = []
+
+    def below(self, text: str) -> str:
+        return re.sub(r"(?<![\w.}/])/(?=app\b|data\b)", f"{self.root}/", text)
+
+    def build(self, dockerfile: str) -> None:
+        for number, stage in enumerate(stages(dockerfile)):
+            if number:
+                (self.root / "app").rename(self.root / f"stage{number - 1}")
+            # A fresh environment, and the cache of the machine that builds.
+            kept = ("SSL_CERT_FILE", "PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL")
+            self.environment = {
+                name: os.environ[name] for name in kept & os.environ.keys()
+            }
+            path = [self.root / "usr" / "local" / "bin", self.path, "/usr/bin", "/bin"]
+            self.environment["PATH"] = ":".join(map(str, path))
+            self.environment["HOME"] = str(self.root)
+            # uv takes a virtual environment for no base of another.
+            self.environment["UV_PYTHON"] = self.python
+            self.environment["UV_CACHE_DIR"] = cache()
+            for instruction, argument in stage:
+                getattr(self, f"do_{instruction.lower()}")(self.below(argument))
+
+    def do_from(self, argument: str) -> None:
+        self.base = argument
+        self.cwd = self.root
+
+    def do_workdir(self, argument: str) -> None:
+        self.cwd = Path(argument)
+        self.cwd.mkdir(exist_ok=True)
+
+    def do_env(self, argument: str) -> None:
+        for pair in argument.split():
+            name, value = pair.split("=", 1)
+            self.environment[name] = value.replace("$PATH", self.environment["PATH"])
+
+    def do_copy(self, argument: str) -> None:
+        *sources, target = argument.split()
+        if sources[0] == "--from=build":
+            shutil.copytree(
+                self.root / "stage0", target, symlinks=True, dirs_exist_ok=True
+            )
+            return
+        assert target in (".", "./")
+        for pattern in sources:
+            for path in sorted(
+                self.context.glob("**/*" if pattern == "." else pattern)
+            ):
+                name = path.relative_to(self.context)
+                if path.is_file() and not self.ignored(name):
+                    (self.cwd / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, self.cwd / name)
+
+    def ignored(self, name: Path) -> bool:
+        rules = (self.context / ".dockerignore").read_text().split()
+        folders = [name, *name.parents]
+        return any(
+            fnmatch(str(folder), rule)
+            or (rule[:3] == "**/" and folder.name == rule[3:])
+            for folder in folders
+            for rule in rules
+        )
+
+    def do_run(self, argument: str) -> None:
+        self.run(["/bin/sh", "-c", argument])
+
+    def run(self, command: list[str], **environment: str) -> None:
+        done = subprocess.run(
+            command,
+            cwd=self.cwd,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+
+    def do_user(self, argument: str) -> None:
+        self.user = argument
+
+    def do_expose(self, argument: str) -> None:
+        self.port = argument
+
+    def do_cmd(self, argument: str) -> None:
+        # A shell as the first process would keep SIGTERM to itself.
+        self.command = json.loads(argument)
+
+    def do_healthcheck(self, argument: str) -> None:
+        self.health = json.loads(argument.partition("CMD ")[2])
+
+
+def cache() -> str:
+    done = subprocess.run(
+        [interpreters.UV, "cache", "dir"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image(
+    service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Image]:
+    context = copy(service, tmp_path_factory.mktemp("context"))
+    root = tmp_path_factory.mktemp("image")
+    image = Image(root, context, service.environment["UV_PYTHON"])
+    image.build((context / "Dockerfile").read_text(encoding="utf-8"))
+    yield image
+    shutil.rmtree(root)
+
+
+PRODUCTION = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
+
+
+def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
+    app = image.root / "app"
+    assert not [path.name for path in app.glob(".env*")]
+    assert not (app / "tests").exists()
+    assert {"uvicorn"} == {
+        name
+        for name in ("uv", "pip", "pytest", "mypy", "ruff", "uvicorn")
+        if (app / ".venv" / "bin" / name).exists()
+    }
+    assert image.user == "10001"
+
+
+def test_everything_in_the_image_is_compiled(image: Image) -> None:
+    sources = [
+        path
+        for folder in ("config", "home", "serving", ".venv/lib")
+        for path in (image.root / "app" / folder).rglob("*.py")
+    ]
+    compiled = [
+        path
+        for path in sources
+        if list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
+    ]
+    # Some packages ship files of an older Python, which cannot be.
+    assert len(compiled) > 0.99 * len(sources)
+    assert {p for p in sources if ".venv" not in p.parts} <= {*compiled}
+
+
+def test_command_serves_is_healthy_and_ends_on_sigterm(
+    image: Image, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    command = [part.replace("0.0.0.0", "127.0.0.1") for part in image.command]
+    served = Service(image.cwd, {})
+    with served.start(
+        [part.replace(image.port, port) for part in command],
+        int(port),
+        image.environment | PRODUCTION | {"DATABASE_URL": "sqlite:///x.sqlite3"},
+    ) as server:
+        assert server.get("/hello/you/").body == '{"hello": "you"}'
+        image.run([part.replace(image.port, port) for part in image.health])
+    assert server.process.returncode == 0 or server.process.returncode == -15
+    assert "Finished server process" in server.log.read_text()
+
+
+# Kubernetes.
+
+# Each is listed twice, as strict and not.
+RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
+
+
+@pytest.mark.parametrize("version", RELEASES[-3:])
+def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
+    for name, document in documents(service).items():
+        if name != "kustomization":
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_kustomization_lists_every_manifest(service: Service) -> None:
+    found = documents(service)
+    listed = found.pop("kustomization")["resources"]
+    assert sorted(listed) == sorted(f"{name}.yaml" for name in found)
+
+
+def test_pods_get_each_variable_of_the_example_and_no_other(service: Service) -> None:
+    found = documents(service)
+    config = found["configmap"]
+    example = names((service.path / ".env.example").read_text(encoding="utf-8"))
+    for workload in (found["deployment"], found["migrate"]):
+        [container] = workload["spec"]["template"]["spec"]["containers"]
+        [source] = container["envFrom"]
+        assert source["configMapRef"]["name"] == config["metadata"]["name"]
+        secrets = {
+            variable["name"]: variable["valueFrom"]["secretKeyRef"]
+            for variable in container["env"]
+            if "valueFrom" in variable
+        }
+        assert {name: ref["key"] for name, ref in secrets.items()} == {
+            "SECRET_KEY": "SECRET_KEY",
+            "DATABASE_URL": "DATABASE_URL",
+        }
+        assert {*config["data"], *secrets} == example
+        assert not {*config["data"]} & {*secrets}
+
+
+def test_deploy_check_warns_of_nothing_with_the_config_map(service: Service) -> None:
+    config = documents(service)["configmap"]["data"]
+    key = {"SECRET_KEY": "".join(map(str, range(40)))}
+    service.run(CHECK, **config, **key)
+
+
+def test_pod_outlives_its_servers_graceful_shutdown(service: Service) -> None:
+    pod = documents(service)["deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    [command] = re.findall(
+        r"^CMD (.*)$", (service.path / "Dockerfile").read_text(), re.MULTILINE
+    )
+    graceful = int(json.loads(command)[-1])
+    assert before + graceful < pod["terminationGracePeriodSeconds"]
+    assert graceful < 10
+
+
+def test_probes_and_services_name_what_is_there(service: Service) -> None:
+    found = documents(service)
+    template = found["deployment"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    labels = template["metadata"]["labels"].items()
+    assert found["service"]["spec"]["selector"].items() <= labels
+    disruption = found["poddisruptionbudget"]["spec"]["selector"]["matchLabels"]
+    assert disruption.items() <= labels
+    target = found["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"]
+    assert target == found["deployment"]["metadata"]["name"]
+
+
+# Continuous integration, and before it.
+
+CHECK = "uv run manage.py check --deploy --fail-level WARNING"
+
+
+def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
+    """Each command of the pipeline, with its environment."""
+    if service.answers["ci"] == "github":
+        text = (service.path / ".github" / "workflows" / "ci.yml").read_text()
+        jobs = yaml.safe_load(text)["jobs"].values()
+        return [
+            (step["run"], job["env"] | step.get("env", {}))
+            for job in jobs
+            for step in job["steps"]
+            if "run" in step
+        ]
+    pipeline = yaml.safe_load((service.path / ".gitlab-ci.yml").read_text())
+    common: list[tuple[str, dict[str, str]]]
+    common = [(c, {}) for c in pipeline.pop("default")["before_script"]]
+    variables = pipeline.pop("variables")
+    return common + [
+        (command, variables | job.get("variables", {}))
+        for job in pipeline.values()
+        for command in job["script"]
+    ]
+
+
+def test_pipeline_is_valid(service: Service) -> None:
+    if service.answers["ci"] == "github":
+        schema, file = "vendor.github-workflows", ".github/workflows/ci.yml"
+        lint("zizmor", "--offline", "--persona", "pedantic", file, cwd=service.path)
+    else:
+        schema, file = "vendor.gitlab-ci", ".gitlab-ci.yml"
+    lint("check-jsonschema", "--builtin-schema", schema, file, cwd=service.path)
+
+
+def test_each_step_is_a_command_of_the_readme(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    for command, _ in steps(service):
+        assert f"    {command}\n" in readme or f"`{command}`" in readme
+
+
+def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
+    service: Service,
+) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^    ([A-Z_]+)=(.*)$", readme, re.MULTILINE))
+    [environment] = [env for command, env in steps(service) if command == CHECK]
+    assert environment.keys() == documented.keys()
+    secret = {"SECRET_KEY": documented["SECRET_KEY"]}
+    assert environment | secret == documented
+
+
+def test_first_commit_passes_its_own_pipeline(service: Service, tmp_path: Path) -> None:
+    committed = Service(copy(service, tmp_path / "fresh"), service.answers)
+    (committed.path / ".env").unlink()
+    for command, environment in steps(service):
+        if command.startswith("uv run"):
+            committed.run(command, **environment)
+    pre_commit = Path(sys.executable).with_name("pre-commit")
+    for command in ("git init -q", "git add -A", f"{pre_commit} run --all-files"):
+        committed.run(command)
+
+
+@pytest.mark.parametrize(
+    ("variable", "warning"),
+    [
+        ("SECURE_SSL_REDIRECT", "security.W008"),
+        ("SECURE_HSTS_SECONDS", "security.W004"),
+        ("SECURE_HSTS_INCLUDE_SUBDOMAINS", "security.W005"),
+        ("SECURE_HSTS_PRELOAD", "security.W021"),
+        ("ALLOWED_HOSTS", "security.W020"),
+    ],
+)
+def test_deploy_check_warns_without(
+    service: Service, variable: str, warning: str
+) -> None:
+    [environment] = [env for command, env in steps(service) if command == CHECK]
+    with pytest.raises(AssertionError, match=re.escape(warning)):
+        service.run(CHECK, **environment | {variable: ""})
