@@ -68,10 +68,11 @@ class Environment:
 
         if dotenv.is_file():
             Dotenv.read_env(dotenv)
-        self.variables = Dotenv.ENVIRON | os.environ
+        self.dotenv = Dotenv.ENVIRON
 
     def text(self, name: str) -> str:
-        return self.variables.get(name) or self.defaults.get(name, "")
+        value = os.environ.get(name, self.dotenv.get(name, ""))
+        return value or self.defaults.get(name, "")
 
     def required(self, name: str) -> str:
         if value := self.text(name):

@@ -5,8 +5,8 @@
 
 import asyncio
 import logging
-import time
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from io import BytesIO
