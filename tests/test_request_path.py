@@ -38,7 +38,7 @@ def test_types_of_the_tests_themselves(service: Service) -> None:
     inside(
         service,
         f"uv run mypy --config-file {service.path}/pyproject.toml "
-        f"{INSIDE}/request_path",
+        f"{INSIDE}/request_path {INSIDE}/third_party",
     )
 
 

@@ -252,9 +252,15 @@ HOOKS = {
     ),
 }
 
+
+def one_language(middleware: Any, request: HttpRequest) -> bool:
+    # Of many, one or another is not loaded for long.
+    return len(settings.LANGUAGES) == 1
+
+
 # What remains of a condition when the process has served a while.
 WARM: dict[Callable[..., bool], Callable[..., bool]] = {
-    languages_loaded: always,
+    languages_loaded: one_language,
     session_starts_inline: session_is_djangos,
 }
 

@@ -56,8 +56,9 @@ def coroutine_of(cls: type) -> Any:
     if call is MiddlewareMixin.__call__:
         return getattr(cls, "__acall__")  # noqa: B009
     for value in returned(parse(call)):
-        if isinstance(value, ast.Call):
-            method = Scope(call, cls).resolve(value.func)
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            # Of self, if need be through a cast.
+            method = inspect.getattr_static(cls, value.func.attr, None)
             if inspect.iscoroutinefunction(method):
                 return method
     return None

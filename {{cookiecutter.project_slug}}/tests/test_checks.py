@@ -1,7 +1,9 @@
 """Each mistake is reported under its id, and nothing is reported without one."""
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,9 @@ from django.utils.decorators import async_only_middleware, sync_and_async_middle
 from django.utils.deprecation import MiddlewareMixin
 from pytest_django import Settings
 
+from serving import checks
+
+ROOT = Path(__file__).parent.parent
 Report = Callable[..., list[CheckMessage]]
 POSTGRESQL: dict[str, Any] = {"ENGINE": "django.db.backends.postgresql"}
 
@@ -367,3 +372,10 @@ def test_connections_that_fight_the_threads(
     [message] = report()
     assert message.id == f"serving.{id}"
     assert "DATABASES['elsewhere']" in message.msg
+
+
+def test_readme_explains_every_id() -> None:
+    source = Path(checks.__file__).read_text(encoding="utf-8")
+    declared = re.findall(r'id="(serving\.[EW]\d{3})"', source)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(serving\.\w+)`", readme, re.MULTILINE) == sorted(declared)

@@ -1,0 +1,5 @@
+from django.contrib.messages.storage.cookie import CookieStorage
+
+
+class Storage(CookieStorage):
+    pass
