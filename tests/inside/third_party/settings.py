@@ -1,6 +1,7 @@
 """The service's own settings, with every package of test_prediction.py."""
 
 import tempfile
+from pathlib import Path
 
 from tests.settings import *
 
@@ -23,7 +24,7 @@ INSTALLED_APPS = [
 # allauth looks for its own when it starts; the tests set the chain.
 MIDDLEWARE = [*MIDDLEWARE, "allauth.account.middleware.AccountMiddleware"]
 SITE_ID = 1
-STATIC_ROOT = tempfile.mkdtemp()
+STATIC_ROOT = Path(tempfile.mkdtemp())
 CORS_ALLOW_ALL_ORIGINS = True
 MAINTENANCE_MODE = False
 DEBUG_TOOLBAR_CONFIG = {"IS_RUNNING_TESTS": False}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.checks import run_checks
 from django.core.management import call_command
 from serving import inline
 from serving.handler import Handler
@@ -86,6 +87,16 @@ async def test_all_of_them_together(
     assert (await predicted())["hops"] == await measured(count)
     settings.MIDDLEWARE = [*CHAIN, *sorted(THIRD_PARTY, key=THIRD_PARTY.__getitem__)]
     assert (await predicted())["hops"] == await measured(count)
+
+
+@pytest.mark.parametrize("path", THIRD_PARTY)
+def test_checks_warn_of_what_hops_and_find_no_error(settings: Any, path: str) -> None:
+    settings.MIDDLEWARE = [*CHAIN, path]
+    messages = run_checks(tags=["serving"])
+    assert len(messages) == (THIRD_PARTY[path][0] > 0)
+    for message in messages:
+        assert message.id in ("serving.W001", "serving.W002")
+        assert path in message.msg
 
 
 @pytest.mark.parametrize("path", DJANGOS)

@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand
+from django.core.management.color import no_style
 
 from serving import chain
 from serving.chain import IN_A_THREAD, INLINED, ON_THE_LOOP, Link
@@ -29,6 +30,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if not (self.stdout.isatty() or options["force_color"]):
+            self.style = no_style()
         links = chain.read()
         total = sum(link.hops for link in links)
         if options["json"]:
