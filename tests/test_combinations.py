@@ -154,15 +154,42 @@ def test_own_tests_pass(service: Service) -> None:
     assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
 
 
-def test_served_by_the_documented_command(service: Service) -> None:
+@pytest.fixture(scope="module")
+def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that names the database; none for SQLite, which has a default."""
+    if service.answers["database"] == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("new_database")()}
+
+
+def test_migrates_with_nothing_left_to_make(
+    service: Service, database: dict[str, str]
+) -> None:
+    service.run("uv run manage.py migrate", **database)
+    service.run("uv run manage.py makemigrations --check --dry-run", **database)
+
+
+def test_deploy_check_warns_of_nothing_in_the_documented_environment(
+    service: Service,
+) -> None:
+    [command] = [c for c in service.readme_commands() if "--deploy" in c]
+    documented = service.readme_environment() | {"DEBUG": ""}
+    service.run(command, **documented | {"SECRET_KEY": str(list(range(40)))})
+
+
+def test_served_by_the_documented_command(
+    service: Service, database: dict[str, str]
+) -> None:
     # What uv says while it installs is no line of the service.
     service.run("uv sync")
     production = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
     if service.answers["admin"] == "true":
         service.run("uv run manage.py collectstatic --noinput", **production)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
-    with service.serve(command, **production) as server:
+    with service.serve(command, **production, **database) as server:
         requests = served(service, server)
+        ready = server.get("/readyz")
+        assert ready.status == 200, ready.body
     check_log(service, server.lines(service.answers["log_format"]), requests)
 
 
@@ -196,7 +223,11 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
 def check_log(
     service: Service, lines: list[dict[str, Any]], requests: list[tuple[str, int]]
 ) -> None:
-    timing = [line for line in lines if line["logger"] == "serving.timing"]
+    timing = [
+        line
+        for line in lines
+        if line["logger"] == "serving.timing" and line["path"] != "/readyz"
+    ]
     assert [(line["path"], int(line["status"])) for line in timing] == requests
     for line in lines:
         assert line["service"] == service.answers["project_slug"]

@@ -416,8 +416,7 @@ def test_each_step_is_a_command_of_the_readme(service: Service) -> None:
 def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
     service: Service,
 ) -> None:
-    readme = (service.path / "README.md").read_text(encoding="utf-8")
-    documented = dict(re.findall(r"^    ([A-Z_]+)=(.*)$", readme, re.MULTILINE))
+    documented = service.readme_environment()
     [environment] = [env for command, env in steps(service) if command == CHECK]
     assert environment.keys() == documented.keys()
     secret = {"SECRET_KEY": documented["SECRET_KEY"]}
