@@ -49,6 +49,10 @@ LOG_LEVEL = env.choice("LOG_LEVEL", environment.LOG_LEVELS)
 RESPONSE_HEADER = env.header("RESPONSE_HEADER")
 RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", environment.CONDITIONS)
 SERVER_TIMING = env.choice("SERVER_TIMING", environment.SERVER_TIMING)
+# % if cookiecutter.server_timing == "always"
+# "always" was chosen when this service was generated, so nobody need be warned of it.
+SILENCED_SYSTEM_CHECKS = ["serving.W005"]
+# % endif
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
 
 INSTALLED_APPS = [
