@@ -28,6 +28,7 @@ from django.dispatch.dispatcher import NO_RECEIVERS
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix, set_urlconf
+from django.utils.functional import cached_property
 from django.utils.log import log_response
 from django.utils.module_loading import import_string
 
@@ -52,12 +53,20 @@ def get_asgi_application() -> "Handler":
 
 
 class Handler(InlineViewHooks, ASGIHandler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.threads = ThreadPool()
-        self.closing: set[asyncio.Future[None]] = set()
+    # Not in __init__(), which the handler of runserver's static files does without.
+    @cached_property
+    def threads(self) -> ThreadPool:
+        return ThreadPool()
+
+    @cached_property
+    def closing(self) -> set[asyncio.Future[None]]:
+        """Responses that a thread still closes."""
+        return set()
+
+    @cached_property
+    def caches_close(self) -> bool:
         backends = (cache["BACKEND"] for cache in settings.CACHES.values())
-        self.caches_close = any(
+        return any(
             import_string(backend).close is not BaseCache.close for backend in backends
         )
 
@@ -201,18 +210,6 @@ class Handler(InlineViewHooks, ASGIHandler):
             or getattr(request, "_files", None)
             or (self.caches_close and caches.all(initialized_only=True))
         )
-
-    async def read_body(self, receive: Receive) -> Any:
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            # What came in one piece is in memory already: no file is needed.
-            return BytesIO(message.get("body", b""))
-        messages = iter([message])
-
-        async def again() -> Mapping[str, Any]:
-            return next(messages, None) or await receive()
-
-        return await super().read_body(again)
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         try:
