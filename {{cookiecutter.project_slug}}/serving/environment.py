@@ -28,8 +28,8 @@ PERSISTENT = {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
 # quarter of an hour that TCP would wait. The last is in milliseconds.
 TIMEOUTS = {"connect_timeout": 2, "keepalives_idle": 10, "tcp_user_timeout": 5000}
 
-# RFC 9110, sections 5.1 and 5.5, without the obsolete non-ASCII values.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110, sections 5.6.2 and 5.5, without the obsolete non-ASCII values.
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[!-~]([ \t!-~]*[!-~])?")
 # They frame the message or belong to the connection: RFC 9110, 7.6.1 and 8.6.
 _SERVERS_OWN = {
@@ -44,7 +44,7 @@ def parse_header(text: str) -> tuple[str, str]:
     value = value.strip(" \t")
     if not colon:
         raise ValueError("it must be 'Name: value', with a colon")
-    if not _HEADER_NAME.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise ValueError(
             "the name may hold letters, digits and !#$%&'*+-.^_`|~ only (RFC 9110)"
         )

@@ -11,7 +11,8 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 from django.http.response import HttpResponseBase
 
-token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+from serving.environment import TOKEN
+
 current: ContextVar["Metrics | None"] = ContextVar("serving_metrics", default=None)
 
 
@@ -44,7 +45,7 @@ def span(name: str, description: str = "") -> Iterator[None]:
 
     The name is a token of RFC 9110, the description printable ASCII: ValueError.
     """
-    if not token(name):
+    if not TOKEN.fullmatch(name):
         raise ValueError(f"{name!r} is no metric name: it must be a token (RFC 9110)")
     if not (description.isascii() and description.isprintable()) and description:
         raise ValueError(f"{description!r} must be printable ASCII")
