@@ -56,6 +56,8 @@ RATIOS = (
     Ratio("json", "service-{}-admin", "startproject-{}", 8),
     Ratio("json", "service-{}", "fastapi", 2),
     Ratio("json", "service-{}", "starlette", 0.5),
+    Ratio("chain-5.2", "ours", "none", 0.75),
+    Ratio("chain-6.1", "ours", "none", 0.75),
     Ratio("orm-sqlite", "service-{}-admin", "startproject-{}", 4),
     Ratio("orm-sqlite", "service-{}", "fastapi-sqlalchemy", 1.2),
     Ratio("sync", "service-{}-admin", "startproject-{}", 4),

@@ -52,11 +52,19 @@ NAMED = (
 
 @dataclass(frozen=True)
 class Case:
-    """A contender in one workload; `delay` is the middleware added to it, if any."""
+    """A contender in one workload."""
 
     name: str
     contender: Contender
+    # A middleware that is added to its own.
     delay: str = ""
+    # All of its middlewares, or those of service_settings.py.
+    chain: str = "all"
+
+    @property
+    def timed(self) -> bool:
+        """Whether it logs a line for each request, and sends the header."""
+        return self.chain in ("all", "ours")
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,17 @@ def workloads() -> Iterator[Workload]:
         database="postgresql",
     )
     yield Workload("sync", "Sync view", "/sync", HELLO, [*cases("fastapi"), *django])
+    for version in ("5.2", "6.1"):
+        yield Workload(
+            f"chain-{version}",
+            f"JSON by parts of the middleware chain, Django {version}",
+            "/json",
+            HELLO,
+            [
+                Case(chain, by_name[f"service-{version}"], chain=chain)
+                for chain in ("all", "ours", "djangos", "none")
+            ],
+        )
     delayed = [
         Case("blocking", by_name["service-5.2"], "bench.delay.blocking"),
         Case("awaited", by_name["service-5.2"], "bench.delay.awaited"),
@@ -204,7 +223,7 @@ class Bench:
             self.variables(workload, case),
             ready=workload.path,
         ) as server:
-            expected = 1 + verify(server, workload)
+            expected = 1 + verify(server, workload, case.timed)
             if workload.warm_up:
                 expected += server.load(
                     workload.path, workload.connections, workload.warm_up
@@ -214,7 +233,7 @@ class Bench:
             )
             expected += under_load.requests
             memory = server.memory_mib()
-        if (lines := server.timing_lines()) < expected:
+        if case.timed and (lines := server.timing_lines()) < expected:
             raise Refused(f"{expected} requests left {lines} timing lines")
         if workload.name == "start":
             return {"seconds": server.seconds_to_first_answer, "memory_mib": memory}
@@ -224,6 +243,7 @@ class Bench:
         variables = {
             "BENCH_DATABASE": workload.database,
             "BENCH_MIDDLEWARE": case.delay,
+            "BENCH_CHAIN": case.chain,
             "DATABASE_URL": f"sqlite:///{SQLITE}",
         }
         if workload.database == "postgresql":
@@ -234,10 +254,10 @@ class Bench:
         return variables
 
 
-def verify(server: Server, workload: Workload) -> int:
+def verify(server: Server, workload: Workload, timed: bool) -> int:
     """Raises unless every answer is right; returns how many requests it took."""
     found = server.get(workload.path)
-    if found.status != 200 or found.header != "OK":
+    if found.status != 200 or found.header != ("OK" if timed else None):
         raise Refused(f"{workload.path} answers {brief(found)}")
     if json.loads(found.body) != workload.answer:
         raise Refused(f"{workload.path} answers {brief(found)}")
@@ -247,7 +267,7 @@ def verify(server: Server, workload: Workload) -> int:
     # The first answer was to the runner, that waited for the server to start.
     requests = 2
     deadline = time.monotonic() + 3
-    while server.timing_lines() < 1 + requests:
+    while timed and server.timing_lines() < 1 + requests:
         if time.monotonic() > deadline:
             raise Refused(
                 f"{1 + requests} requests left {server.timing_lines()} timing lines"

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -72,8 +73,9 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def timing_lines(server: Server) -> int:
-    lines = server.lines("json")
-    return sum(line["logger"] == "serving.timing" for line in lines)
+    # runserver also writes some for people.
+    lines = [line for line in server.log.read_text().splitlines() if line[0] == "{"]
+    return sum(PARSERS["json"](line)["logger"] == "serving.timing" for line in lines)
 
 
 @pytest.mark.parametrize("turn", range(20 if FULL else 1))
@@ -95,6 +97,38 @@ def test_sigterm_amid_load_loses_no_line(service: Service, turn: int) -> None:
     assert answered <= timing_lines(server) <= answered + len(clients)
 
 
+def test_each_of_several_workers_writes_whole_lines(service: Service) -> None:
+    more = "--workers 2 --log-config config/logging.json"
+    with service.serve(f"{COMMAND} {more}", **PRODUCTION) as server:
+        started = "Application startup complete."
+        server.wait_for(lambda: server.log.read_text().count(started) == 2)
+        for number in range(100):
+            server.get(f"/hello/{number}/")
+    assert timing_lines(server) == 100
+    ended = [line["message"] for line in server.lines("json")]
+    assert ended.count("Application shutdown complete.") == 2
+
+
+def test_reload_in_development_loses_no_line(service: Service) -> None:
+    environment = PRODUCTION | {"DEBUG": "true"}
+    with service.serve("uv run manage.py runserver 8000", **environment) as server:
+        started = "Application startup complete."
+        server.wait_for(lambda: started in server.log.read_text())
+        before, after = Client(server.port), Client(server.port)
+        thread = threading.Thread(target=before.run, args=(60,))
+        thread.start()
+        server.wait_for(lambda: before.answered > 100)
+        (service.path / "home" / "views.py").touch()
+        # The server closes its connection.
+        thread.join()
+        server.wait_for(lambda: server.log.read_text().count(started) == 2)
+        after.run(0.2)
+    answered = before.answered + after.answered
+    assert after.answered
+    # A request may have been answered when its client no longer listened.
+    assert answered <= timing_lines(server) <= answered + 1
+
+
 def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
     port = free_port()
     process = subprocess.Popen(
@@ -113,12 +147,22 @@ def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
         assert process.stderr is not None
         while b"Uvicorn running" not in log:
             log += os.read(process.stderr.fileno(), 65536)
-        warm_up, usual = Client(port), Client(port)
+        warm_up, usual, stalled = (Client(port) for _ in range(3))
         warm_up.run(1)
-        usual.run(2, pause=0.005)
-        stalled = Client(port)
+        usual.run(2 if FULL else 1, pause=0.005)
         # Nobody reads: the pipe is full after some hundred lines.
-        stalled.run(5, pause=0.005)
+        stalled.run(5 if FULL else 2, pause=0.005)
+        memory = resident_mib(process.pid)
+        flood = [Client(port) for _ in range(4)]
+        threads = [
+            threading.Thread(target=client.run, args=(10 if FULL else 1,))
+            for client in flood
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        growth = resident_mib(process.pid) - memory
         process.send_signal(signal.SIGTERM)
         while more := os.read(process.stderr.fileno(), 65536):
             log += more
@@ -127,17 +171,33 @@ def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
         process.wait()
         if process.stderr:
             process.stderr.close()
-    assert stalled.answered > 300
-    # Far below the 5 s of the stall: what a busy machine alone may cost.
-    assert stalled.slowest < usual.slowest + 0.5
-    print(f"slowest: usual {usual.slowest:.4f} s, stalled {stalled.slowest:.4f} s")
+    assert stalled.answered > 100
+    # Far below the stall: what a busy machine alone may cost.
+    assert stalled.slowest < usual.slowest + (0.05 if FULL else 0.5)
     lines = [PARSERS["json"](line) for line in log.decode().splitlines()]
     written = sum(line["logger"] == "serving.timing" for line in lines)
-    assert written == warm_up.answered + usual.answered + stalled.answered
+    dropped = sum(line.get("dropped", 0) for line in lines)
+    answered = sum(c.answered for c in (warm_up, usual, stalled, *flood))
+    assert written + dropped == answered
+    # 10 000 lines wait at most.
+    assert dropped > 0 or not FULL
+    assert growth < 64
+    print(
+        f"slowest: usual {usual.slowest:.4f} s, stalled {stalled.slowest:.4f} s; "
+        f"{answered} answered, {dropped} dropped, {growth:.1f} MiB more"
+    )
+
+
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    [kib] = re.findall(r"VmRSS:\s+(\d+)", status)
+    return int(kib) / 1024
 
 
 def fuzz(number: int) -> Iterator[bytes]:
-    """Requests with whatever a client may put into path, headers and method."""
+    """Requests with whatever a client may put into path, query, headers and method;
+    some views put it into the message of an exception.
+    """
     chance = random.Random(number)
     nasty = [
         *(
@@ -169,6 +229,7 @@ def fuzz(number: int) -> Iterator[bytes]:
         headers = (
             f"X-Request-ID: {value}\r\nUser-Agent: {value}\r\nContent-Length: 0\r\n"
         )
+        path = chance.choice([path, f"error/?message={path}", f"?{path}"])
         text = f"{method} /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}\r\n"
         yield text.encode("latin1")
 
@@ -178,7 +239,10 @@ def test_fuzzed_requests_leave_one_parseable_line_each(
     service: Service, log_format: str
 ) -> None:
     answered = 0
-    with service.serve(COMMAND, **PRODUCTION, LOG_FORMAT=log_format) as server:
+    command = COMMAND.replace("config.asgi", "tests.outcomes")
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    environment |= PRODUCTION | {"LOG_FORMAT": log_format}
+    with service.serve(command, **environment) as server:
         connection = Client(server.port).connect()
         for request in fuzz(10_000 if FULL else 500):
             connection.sendall(request)
@@ -190,7 +254,17 @@ def test_fuzzed_requests_leave_one_parseable_line_each(
                 continue
             answered += 1
         connection.close()
-    lines = server.lines(log_format)
+    text = server.log.read_text(encoding="utf-8")
+    lines = [
+        PARSERS[log_format](line)
+        for line in text.splitlines()
+        # A traceback is indented.
+        if log_format != "text" or not line.startswith("    ")
+    ]
+    levels = [line["level"] for line in lines if line["logger"] == "django.request"]
+    # Of what was not found, and of exceptions.
+    assert levels.count("warning") > 10
+    assert levels.count("error") > 10
     timing = [line for line in lines if line["logger"] == "serving.timing"]
     assert len(timing) == answered > 100
     for line in timing:

@@ -7,6 +7,13 @@ from config.settings import INSTALLED_APPS, MIDDLEWARE
 
 ROOT_URLCONF = "bench.urls"
 INSTALLED_APPS = [*INSTALLED_APPS, "bench"]
+match os.environ.get("BENCH_CHAIN"):
+    case "ours":
+        MIDDLEWARE = MIDDLEWARE[:3]
+    case "djangos":
+        MIDDLEWARE = [path for path in MIDDLEWARE if path.startswith("django.")]
+    case "none":
+        MIDDLEWARE = []
 if delay := os.environ.get("BENCH_MIDDLEWARE"):
     MIDDLEWARE = [*MIDDLEWARE, delay]
 

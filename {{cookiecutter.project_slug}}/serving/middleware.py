@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
-from serving import health, timing
+from serving import health, logs, timing
 from serving.environment import CONDITIONS, parse_header
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -76,8 +76,10 @@ class TimingMiddleware:
 
     async def __call__(self, request: HttpRequest) -> HttpResponseBase:
         start = time.perf_counter()
-        metrics = timing.Metrics() if self.server_timing else None
-        timing.current.set(metrics)
+        metrics = None
+        if self.server_timing:
+            metrics = timing.Metrics()
+            timing.current.set(metrics)
         try:
             response = await self.get_response(request)
         except asyncio.CancelledError:
@@ -118,33 +120,24 @@ def log_timing(
     first_byte: float | None = None,
 ) -> None:
     duration = time.perf_counter() - start
+    level = logging.INFO
+    if request.path_info in health.PROBES:
+        # Several in a minute, for as long as the service runs.
+        level = logging.DEBUG if status == 200 else logging.WARNING
+    if not timing_logger.isEnabledFor(level):
+        return
     match = request.resolver_match
     fields = {
         "method": request.method,
         "path": request.path,
-        "route": None if match is None else match.route,
+        "route": None if match is None else str(match.route),
         "status": status,
         "duration": round(duration, 6),
         "first_byte": first_byte,
         "outcome": outcome,
     }
-    level = logging.INFO
-    if request.path_info in health.PROBES:
-        # Several in a minute, for as long as the service runs.
-        level = logging.DEBUG if status == 200 else logging.WARNING
-    if timing_logger.isEnabledFor(level):
-        # As info() does, but without a walk up the stack for who called it.
-        record = timing_logger.makeRecord(
-            timing_logger.name,
-            level,
-            __file__,
-            0,
-            f"Request took {duration:.4f} seconds",
-            (),
-            None,
-            extra={key: value for key, value in fields.items() if value is not None},
-        )
-        timing_logger.handle(record)
+    known = {key: value for key, value in fields.items() if value is not None}
+    logs.log(timing_logger, level, f"Request took {duration:.4f} seconds", known)
 
 
 def left(request: HttpRequest) -> bool:

@@ -17,7 +17,7 @@ from django.http import (
     HttpResponse,
     StreamingHttpResponse,
 )
-from django.urls import path
+from django.urls import include, path
 from django.views.decorators.http import last_modified
 
 from serving.handler import get_asgi_application
@@ -31,7 +31,7 @@ async def ok(request: HttpRequest) -> HttpResponse:
 
 
 async def error(request: HttpRequest) -> HttpResponse:
-    raise RuntimeError("the view fails")
+    raise RuntimeError(request.GET.get("message", "the view fails"))
 
 
 async def wait(request: HttpRequest) -> HttpResponse:
@@ -75,7 +75,7 @@ async def unchanged(request: HttpRequest) -> HttpResponse:
     return HttpResponse("unchanged")
 
 
-urlpatterns = [
+urlpatterns: list[Any] = [
     path("ok/", ok),
     path("error/", error),
     path("wait/", wait),
@@ -93,6 +93,8 @@ def counted_send(*args: Any, **kwargs: Any) -> Any:
 # Django warns of its own FileResponse: it reads a file through a thread.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume", Warning)
 application = get_asgi_application()
+# Not before, for it may hold the admin's.
+urlpatterns.append(path("", include("config.urls")))
 settings.ROOT_URLCONF = __name__
 # A receiver would change how a request ends.
 send = request_finished.send

@@ -121,3 +121,12 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
             process.wait(60)
 
     return serve
+
+
+@pytest.fixture(scope="session")
+def live(serve: Serve) -> Iterator[Server]:
+    """One server for all tests that need nothing special; it logs in JSON."""
+    stop = ("--timeout-graceful-shutdown", "1")
+    command = ("-m", "uvicorn", "tests.outcomes:application", *stop, "--port")
+    with serve(*command, LOG_FORMAT="json") as server:
+        yield server

@@ -12,10 +12,8 @@ from config import settings as config_settings
 from serving.environment import Environment
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = (
-    ("manage.py", "check"),
-    ("-m", "uvicorn", "config.asgi:application", "--port", "0"),
-)
+MANAGE = ("manage.py", "check")
+SERVE = ("-m", "uvicorn", "config.asgi:application", "--port", "0")
 
 
 def read_settings() -> ModuleType:
@@ -35,13 +33,13 @@ def start(command: tuple[str, ...], **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["manage.py", "uvicorn"])
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    ("command", "name", "value", "expected"),
     [
-        ("SECRET_KEY", "", "SECRET_KEY is not set"),
-        ("LOG_FORMAT", "xml", "LOG_FORMAT='xml' is refused: use one of text, logfmt"),
+        (MANAGE, "SECRET_KEY", "", "SECRET_KEY is not set"),
+        (SERVE, "LOG_FORMAT", "xml", "LOG_FORMAT='xml' is refused: use one of text"),
     ],
+    ids=["manage.py", "uvicorn"],
 )
 def test_wrong_variable_stops_the_start_with_one_sentence(
     command: tuple[str, ...], name: str, value: str, expected: str

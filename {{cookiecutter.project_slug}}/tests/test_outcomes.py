@@ -3,7 +3,6 @@
 import re
 import signal
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,10 +12,9 @@ COMMAND = ("-m", "uvicorn", "tests.outcomes:application")
 STOP = ("--timeout-graceful-shutdown", "1")
 
 
-@pytest.fixture(scope="module")
-def server(serve: Serve) -> Iterator[Server]:
-    with serve(*COMMAND, *STOP, "--port", LOG_FORMAT="json") as server:
-        yield server
+@pytest.fixture
+def server(live: Server) -> Server:
+    return live
 
 
 def ask(server: Server, path: str, request_id: str) -> socket.socket:
@@ -111,6 +109,8 @@ def test_request_beyond_its_deadline_is_completed_with_504(serve: Serve) -> None
 
 def test_requests_that_run_when_the_server_stops_are_cancelled(serve: Serve) -> None:
     with serve(*COMMAND, *STOP, "--port", LOG_FORMAT="json") as server:
+        for number in range(50):
+            server.get(f"/hello/{number}/")
         with ask(server, "/wait/", "view"), ask(server, "/stream/?end=never", "stream"):
             server.wait_for(lambda: logged(server, "in the view", "view"))
             server.wait_for(lambda: logged(server, "in the stream", "stream"))
@@ -118,5 +118,7 @@ def test_requests_that_run_when_the_server_stops_are_cancelled(serve: Serve) -> 
             server.process.wait(60)
         check(server, "view", None, "cancelled")
         check(server, "stream", 200, "cancelled")
+        # Nothing that was complete is lost either.
+        assert len(server.parsed(route="hello/<str:name>/", outcome="completed")) == 50
         assert logged(server, "cleaned up", "view")
         assert logged(server, "cleaned up", "stream")

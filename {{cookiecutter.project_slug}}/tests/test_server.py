@@ -3,7 +3,6 @@
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -11,9 +10,14 @@ from django.conf import settings
 from tests.server import Serve, Server
 
 
-@pytest.fixture(scope="module", params=["config.asgi", "tests.stock"])
-def server(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Server]:
-    command = ("-m", "uvicorn", f"{request.param}:application", "--port")
+@pytest.fixture(scope="module", params=["own handler", "stock"])
+def server(
+    serve: Serve, live: Server, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    if request.param == "own handler":
+        yield live
+        return
+    command = ("-m", "uvicorn", "tests.stock:application", "--port")
     with serve(*command, LOG_FORMAT="json") as server:
         yield server
 
@@ -64,15 +68,3 @@ def test_runserver_refuses_a_port_in_use(serve: Serve) -> None:
             assert server.process.wait(60) == 1
     [line] = server.lines()
     assert line.startswith(f"CommandError: Port {port} on 127.0.0.1 is in use: ")
-
-
-def test_runserver_serves_with_uvicorn_and_reloads_when_a_file_changes(
-    serve: Serve,
-) -> None:
-    started = "Application startup complete."
-    with serve("manage.py", "runserver", LOG_FORMAT="json") as server:
-        server.wait_for(lambda: started in server.log.read_text())
-        Path(__file__).touch()
-        server.wait_for(lambda: server.log.read_text().count(started) == 2)
-        assert server.get("/hello/you/").status == 200
-    assert json.loads(server.lines()[0])["logger"] == "uvicorn.error"

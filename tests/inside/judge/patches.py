@@ -59,22 +59,21 @@ class AsyncClientHandler(inline.InlineViewHooks, django.test.client.AsyncClientH
         return await handler.Handler.get_response_async(self, request)  # type: ignore[arg-type]
 
 
-def witnessed(hook: str, cls: Any, condition: Any) -> Any:
-    def answer(*args: Any) -> bool:
-        free: bool = condition(*args)
-        if type(args[0]) is cls:
-            witness(f"{cls.__name__}.{hook} {'inline' if free else 'in a thread'}")
+def witnessed(hook: str, condition: Any) -> Any:
+    def answer(middleware: Any, *args: Any) -> bool:
+        free: bool = condition(middleware, *args)
+        place = "inline" if free else "in a thread"
+        witness(f"{type(middleware).__name__}.{hook} {place}")
         return free
 
     return answer if condition else None
 
 
-def acall(cls: Any, hooks: inline.Hooks, original: Any = inline.acall) -> Any:
-    conditions = [
-        witnessed(hook, cls, getattr(hooks, hook))
-        for hook in ("process_request", "process_response")
-    ]
-    return original(cls, inline.Hooks(*conditions))
+def witnessed_hooks(hooks: inline.Hooks) -> inline.Hooks:
+    return hooks._replace(
+        process_request=witnessed("process_request", hooks.process_request),
+        process_response=witnessed("process_response", hooks.process_response),
+    )
 
 
 def csrf_check_is_inline(
@@ -100,7 +99,7 @@ def case_names(
 
 if __name__ == "__main__":
     for owner, name, ours in (
-        (inline, "acall", acall),
+        (inline, "HOOKS", {p: witnessed_hooks(h) for p, h in inline.HOOKS.items()}),
         (inline, "csrf_check_is_inline", csrf_check_is_inline),
         (TestLoader, "getTestCaseNames", case_names),
         (django.core.handlers.asgi, "ASGIHandler", Handler),

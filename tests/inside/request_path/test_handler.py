@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.http import HttpResponse
 from django.urls import get_urlconf
+from serving import inline
 from serving.handler import Handler
 
 from . import views
@@ -308,6 +310,30 @@ async def test_connection_of_the_loops_own_thread_is_left_alone(
 async def test_urlconf_is_reset_in_the_context_of_the_request(handler: Handler) -> None:
     await fetch(handler)
     assert get_urlconf() is None
+
+
+async def test_request_leaves_nothing_to_the_garbage_collector(settings: Any) -> None:
+    class Server(Conversation):
+        """Like uvicorn's: what it passes on leads back to it."""
+
+        async def receive(self) -> Any:
+            return await self.incoming.get()
+
+        async def serve(self, handler: Handler) -> None:
+            await handler(self.scope, self.receive, self.send)
+
+    # AuthenticationMiddleware makes a cycle of its own.
+    settings.MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
+    inline.install()
+    handler = Handler()
+    await Server().serve(handler)
+    gc.collect()
+    gc.disable()
+    try:
+        await Server().serve(handler)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 # Context variables.

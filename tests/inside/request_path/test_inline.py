@@ -127,6 +127,12 @@ SCENARIOS = [
     written_and_read("session signed", SESSION_ENGINE=SESSIONS + "signed_cookies"),
     written_and_read("session always saved", SESSION_SAVE_EVERY_REQUEST=True),
     written_and_read("session until closed", SESSION_EXPIRE_AT_BROWSER_CLOSE=True),
+    # A hook raises behind another one that is to see the response made of it; so does
+    # "wrong host" on the way in.
+    Scenario(
+        "session lost",
+        [Request(200, "/session/write/"), Request(400, "/session/lose/")],
+    ),
     Scenario(
         "unknown session",
         [Request(200, "/session/read/", headers={"cookie": "sessionid=" + "u" * 32})],

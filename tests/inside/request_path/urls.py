@@ -15,6 +15,7 @@ urlpatterns = [
     path("session/write/", views.session_write),
     path("session/read/", views.session_read),
     path("session/flush/", views.session_flush),
+    path("session/lose/", views.session_lose),
     path("session/sync/<do>/", views.session_sync),
     path("message/add/", views.message_add),
     path("message/read/", views.message_read),

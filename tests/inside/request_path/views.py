@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.http import (
     HttpRequest,
@@ -73,6 +74,12 @@ async def session_read(request: HttpRequest) -> HttpResponse:
 async def session_flush(request: HttpRequest) -> HttpResponse:
     await request.session.aflush()
     return HttpResponse("flushed")
+
+
+async def session_lose(request: HttpRequest) -> HttpResponse:
+    await request.session.aset("colour", "red")
+    await Session.objects.all().adelete()
+    return HttpResponse("lost")
 
 
 def session_sync(request: HttpRequest, do: str) -> HttpResponse:
