@@ -1,5 +1,6 @@
 """The files for an operator: valid by their own linters, and run as far as can be."""
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 
 from tests import interpreters
 from tests.conftest import Bake
+from tests.prompts import COMBINATIONS, choices
 from tests.service import Service, free_port
 
 # One service for each linter would prove no more than these two.
@@ -34,6 +36,10 @@ ANSWERS = [
 )
 def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     return bake(**request.param)
+
+
+# Each is listed twice, as strict and not.
+RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
 
 
 def lint(*command: str, cwd: Path) -> None:
@@ -85,6 +91,62 @@ def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> No
     assert table == dict(
         re.findall(r'^    "([A-Z_]+)": "(.*)",$', settings, re.MULTILINE)
     )
+
+
+# All combinations.
+
+PROMPTS = ("database", "admin", "deploy", "ci")
+LINTED: dict[str, list[tuple[str, ...]]] = {
+    "Dockerfile": [("hadolint",)],
+    "compose.yaml": [("check-jsonschema", "--builtin-schema", "vendor.compose-spec")],
+    "ci.yml": [
+        ("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+        ("zizmor", "--offline", "--persona", "pedantic"),
+    ],
+    ".gitlab-ci.yml": [("check-jsonschema", "--builtin-schema", "vendor.gitlab-ci")],
+}
+
+
+@pytest.mark.xdist_group("every combination")
+def test_every_combination_has_valid_files_and_tested_code(
+    bake: Bake, tmp_path: Path
+) -> None:
+    """test_combinations.py runs a service for each database with and without admin,
+    and not for each way to deploy it and each CI: these must not change its code.
+    """
+    code: dict[tuple[str, ...], set[str]] = {}
+    linted: dict[str, set[str]] = {name: set() for name in LINTED}
+    for values in itertools.product(*map(choices, PROMPTS)):
+        service = bake(**dict(zip(PROMPTS, values, strict=True)))
+        files = {
+            name: (service.path / name).read_text(encoding="utf-8")
+            for name in sorted(service.files())
+        }
+        python = [item for item in files.items() if item[0].endswith(".py")]
+        code.setdefault(values[:2], set()).add(repr(python))
+        for name, text in files.items():
+            if (base := Path(name).name) in linted:
+                linted[base].add(text)
+        manifests = documents(service)
+        manifests.pop("kustomization", None)
+        assert bool(manifests) == (service.answers["deploy"] == "kubernetes")
+        for document in manifests.values():
+            kubernetes_validate.validate(document, RELEASES[-1], strict=True)
+    assert len(code) == 4
+    assert {key for key, texts in code.items() if len(texts) > 1} == set()
+    assert {tuple(row[p] for p in PROMPTS[:2]) for row in COMBINATIONS} == set(code)
+    for name, texts in linted.items():
+        assert texts, name
+        # zizmor knows a workflow by its folder.
+        folder = tmp_path / name / ".github" / "workflows"
+        folder.mkdir(parents=True)
+        found = []
+        for number, text in enumerate(sorted(texts)):
+            file = folder / f"{number}{Path(name).suffix}"
+            file.write_text(text, encoding="utf-8")
+            found.append(str(file))
+        for command in LINTED[name]:
+            lint(*command, *found, cwd=tmp_path)
 
 
 # Containers.
@@ -301,9 +363,6 @@ def test_command_serves_is_healthy_and_ends_on_sigterm(
 
 # Kubernetes.
 
-# Each is listed twice, as strict and not.
-RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
-
 
 @pytest.mark.parametrize("version", RELEASES[-3:])
 def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
@@ -423,12 +482,23 @@ def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
     assert environment | secret == documented
 
 
-def test_first_commit_passes_its_own_pipeline(service: Service, tmp_path: Path) -> None:
+def test_both_pipelines_run_the_same_commands(bake: Bake) -> None:
+    github, gitlab = (bake(**answers) for answers in ANSWERS)
+    assert own_commands(github) == own_commands(gitlab)
+
+
+def own_commands(service: Service) -> list[tuple[str, dict[str, str]]]:
+    """Those that are not about the machine of the pipeline."""
+    return [step for step in steps(service) if step[0].startswith("uv run")]
+
+
+@pytest.mark.xdist_group(ANSWERS[0]["ci"])
+def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> None:
+    service = bake(**ANSWERS[0])
     committed = Service(copy(service, tmp_path / "fresh"), service.answers)
     (committed.path / ".env").unlink()
-    for command, environment in steps(service):
-        if command.startswith("uv run"):
-            committed.run(command, **environment)
+    for command, environment in own_commands(service):
+        committed.run(command, **environment)
     pre_commit = Path(sys.executable).with_name("pre-commit")
     for command in ("git init -q", "git add -A", f"{pre_commit} run --all-files"):
         committed.run(command)
