@@ -117,6 +117,7 @@ def workloads() -> Iterator[Workload]:
                 Case(chain, by_name[f"service-{version}"], chain=chain)
                 for chain in ("all", "ours", "djangos", "none")
             ],
+            rounds=2,
         )
     delayed = [
         Case("blocking", by_name["service-5.2"], "bench.delay.blocking"),

@@ -1,5 +1,6 @@
 """Bad answers are refused before anything is written; odd ones are kept safe."""
 
+import ast
 import json
 import os
 import re
@@ -7,12 +8,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Bake
 from tests.prompts import CONTEXT, DEFAULTS
-from tests.service import TEMPLATE
+from tests.service import TEMPLATE, TREE
 
 CleanEnvironment = dict[str, str]
 
@@ -216,3 +218,39 @@ def test_every_dependency_of_a_service_is_refused_as_its_name(bake: Bake) -> Non
     for package in lock["package"]:
         if package["name"] != "my-async-service":
             assert f'"{package["name"]}"' in hook, package["name"]
+
+
+def part_of(path: Path, *names: str) -> dict[str, Any]:
+    """Constants and functions of a file that cannot be imported here."""
+    namespace: dict[str, Any] = {"re": re}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node
+        if getattr(target, "id", getattr(target, "name", "")) in names:
+            exec(ast.unparse(node), namespace)  # noqa: S102
+    return namespace
+
+
+def test_prompt_and_environment_refuse_the_same_headers() -> None:
+    hook = TEMPLATE / "hooks" / "pre_gen_project.py"
+    refusal = part_of(hook, "TAKEN", "SERVERS_OWN", "refusal")["refusal"]
+    names = ("TOKEN", "_HEADER_VALUE", "_SERVERS_OWN", "parse_header")
+    environment = part_of(TREE / "serving" / "environment.py", *names)
+    parse_header, server_sets = environment["parse_header"], environment["_SERVERS_OWN"]
+
+    def accepted_at_run_time(header: str) -> bool:
+        try:
+            parse_header(header)
+        except ValueError:
+            return False
+        return True
+
+    answers = DEFAULTS | {"__project_slug": DEFAULTS["project_slug"]}
+    headers = [f"{name.title()}: 1" for name in server_sets]
+    for char in map(chr, range(0x180)):
+        headers += [f"X{char}Y: 1", f"X: a{char}b", f"X: {char}", f"X:{char}b"]
+    verdicts = {header: accepted_at_run_time(header) for header in headers}
+    assert {*verdicts.values()} == {True, False}
+    assert verdicts == {
+        header: refusal(answers | {"response_header": header}) is None
+        for header in headers
+    }
