@@ -520,3 +520,26 @@ def test_deploy_check_warns_without(
     [environment] = [env for command, env in steps(service) if command == CHECK]
     with pytest.raises(AssertionError, match=re.escape(warning)):
         service.run(CHECK, **environment | {variable: ""})
+
+
+# The way back.
+
+
+def test_readme_leads_back_to_stock_django(bake: Bake, tmp_path: Path) -> None:
+    original = bake()
+    service = Service(copy(original, tmp_path / "stock"), original.answers)
+    for name, before, after in (
+        ("config/asgi.py", "from serving.handler", "from django.core.asgi"),
+        ("config/settings.py", '    "serving",\n', ""),
+    ):
+        text = (service.path / name).read_text(encoding="utf-8")
+        assert text.count(before) == 1
+        (service.path / name).write_text(text.replace(before, after), encoding="utf-8")
+    service.run("uv run manage.py migrate")
+    [command] = [c for c in service.readme_commands() if "uvicorn" in c]
+    with service.serve(command, ALLOWED_HOSTS="127.0.0.1") as server:
+        for page in ("/", "/hello/you/", "/admin/login/", "/livez", "/readyz"):
+            answer = server.get(page)
+            assert answer.status == 200, page
+            assert answer.headers["x-status"] == "OK"
+            assert answer.headers["x-request-id"]
