@@ -1,6 +1,7 @@
 """Find Python interpreters, also those that are installed but not on the PATH."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,15 +14,14 @@ UV = find_uv_bin()
 
 
 @cache
-def find(minimum: str) -> str:
+def find(minimum: str, newest: bool = False) -> str:
     """The path of an interpreter of at least this version, such as "3.12"."""
     path = os.environ["PATH"]
     if pyenv := shutil.which("pyenv"):
         # `pyenv root` would follow HOME, and its shims are no interpreters.
         versions = Path(pyenv).resolve().parent.parent / "versions"
-        path = os.pathsep.join(
-            [*map(str, sorted(versions.glob("3.*/bin"))), *_without_shims(path)]
-        )
+        folders = sorted(versions.glob("3.*/bin"), key=_version, reverse=newest)
+        path = os.pathsep.join([*map(str, folders), *_without_shims(path)])
     found = subprocess.run(
         [UV, "python", "find", "--no-project", "--system", f">={minimum}"],
         env=os.environ | {"PATH": path},
@@ -43,6 +43,10 @@ def uv_folder() -> Path:
     folder = Path(tempfile.mkdtemp())
     (folder / "uv").symlink_to(UV)
     return folder
+
+
+def _version(folder: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", folder.parent.name)]
 
 
 def _without_shims(path: str) -> list[str]:

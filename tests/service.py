@@ -41,7 +41,8 @@ class Service:
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return inherited | {
             "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
-            "UV_PYTHON": interpreters.find(minimum),
+            # The oldest Python that it may run on, or the newest that is found.
+            "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
         }
 
     def files(self) -> set[str]:

@@ -24,3 +24,6 @@ STORAGES = {
     },
 }
 # % endif
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Django never closes one in memory, and Python 3.13 warns of what is not closed.
+    DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}
