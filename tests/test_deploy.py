@@ -522,7 +522,43 @@ def test_deploy_check_warns_without(
         service.run(CHECK, **environment | {variable: ""})
 
 
-# The way back.
+# What the README lets change.
+
+
+def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
+    bake: Bake, tmp_path: Path
+) -> None:
+    original = bake(admin="false", deploy="none")
+    service = Service(copy(original, tmp_path / "changed"), original.answers)
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    greeting, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
+    last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
+    for name, before, after in (
+        ("config/asgi.py", "from serving.handler", "from django.core.asgi"),
+        ("config/settings.py", '    "serving.middleware.HeaderMiddleware",\n', ""),
+        ("config/settings.py", '    "serving.middleware.deadline",\n', ""),
+        ("config/settings.py", '    "serving.health.probes",\n', ""),
+        (
+            "config/settings.py",
+            last,
+            f'{last}    "home.middleware.GreetingMiddleware",\n',
+        ),
+        ("config/urls.py", '    path("", include("home.urls")),\n', ""),
+    ):
+        replace(service, name, before, after)
+    for name in ("header", "deadline", "health", "home"):
+        (service.path / "tests" / f"test_{name}.py").unlink()
+    for name in ("views.py", "urls.py", "templates/home/index.html"):
+        (service.path / "home" / name).unlink()
+    for command in ("ruff check --fix .", "mypy .", "manage.py check", "pytest"):
+        service.run(f"uv run {command}")
+
+
+def replace(service: Service, name: str, before: str, after: str) -> None:
+    text = (service.path / name).read_text(encoding="utf-8")
+    assert text.count(before) == 1, before
+    (service.path / name).write_text(text.replace(before, after), encoding="utf-8")
 
 
 def test_readme_leads_back_to_stock_django(bake: Bake, tmp_path: Path) -> None:
@@ -532,9 +568,7 @@ def test_readme_leads_back_to_stock_django(bake: Bake, tmp_path: Path) -> None:
         ("config/asgi.py", "from serving.handler", "from django.core.asgi"),
         ("config/settings.py", '    "serving",\n', ""),
     ):
-        text = (service.path / name).read_text(encoding="utf-8")
-        assert text.count(before) == 1
-        (service.path / name).write_text(text.replace(before, after), encoding="utf-8")
+        replace(service, name, before, after)
     service.run("uv run manage.py migrate")
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, ALLOWED_HOSTS="127.0.0.1") as server:

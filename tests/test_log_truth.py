@@ -74,7 +74,9 @@ def read_answer(connection: socket.socket) -> bytes:
 
 def timing_lines(server: Server) -> int:
     # runserver also writes some for people.
-    lines = [line for line in server.log.read_text().splitlines() if line[0] == "{"]
+    lines = [
+        line for line in server.log.read_text().splitlines() if line.startswith("{")
+    ]
     return sum(PARSERS["json"](line)["logger"] == "serving.timing" for line in lines)
 
 

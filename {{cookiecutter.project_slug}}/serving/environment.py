@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,9 @@ class Environment:
         allowed = "use sqlite:///db.sqlite3 or postgresql://user:password@host/name"
         if not separator or scheme not in ("sqlite", "postgres", "postgresql"):
             raise _refused(name, shown, allowed)
+        if scheme != "sqlite" and not (find_spec("psycopg") or find_spec("psycopg2")):
+            missing = "its driver is missing: `uv add 'psycopg[binary]'` installs it"
+            raise _refused(name, shown, missing)
         try:
             config: dict[str, Any] = PERSISTENT | environ.Env.db_url_config(url)
         except ValueError:

@@ -21,7 +21,10 @@ from django.contrib.sessions.backends.signed_cookies import (
     SessionStore as SignedCookies,
 )
 from django.core.handlers.base import BaseHandler
-from django.core.handlers.exception import response_for_exception
+from django.core.handlers.exception import (
+    convert_exception_to_response,
+    response_for_exception,
+)
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
@@ -323,15 +326,26 @@ class Step(NamedTuple):
     response_inline: Callable[..., bool] | None
 
 
+async def _nothing(request: HttpRequest) -> Any: ...
+
+
+# Of the coroutine that Django puts around each middleware.
+CONVERTS_EXCEPTIONS = convert_exception_to_response(_nothing).__code__
+
+
 def steps_from(first: Any) -> list[Step]:
     """This middleware, and those right behind it that are patched too."""
     steps = []
     middleware = first
     while (hooks := _installed.get(type(middleware))) is not None:
+        if type(middleware).__call__ is not MiddlewareMixin.__call__:
+            break
         steps.append(Step(middleware, hooks.process_request, hooks.process_response))
-        # Django wraps each middleware, to make responses of exceptions.
-        middleware = getattr(middleware.get_response, "__wrapped__", None)
-    return steps
+        around = middleware.get_response
+        if getattr(around, "__code__", None) is not CONVERTS_EXCEPTIONS:
+            break
+        middleware = around.__wrapped__
+    return steps or [Step(first, *_installed[type(first)][:2])]
 
 
 def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
@@ -361,12 +375,11 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
                     break
             else:
                 response = await middleware.get_response(request)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001
+            response, entered = await response_of(request, exc, entered - 1)
+        while entered:
             entered -= 1
-            if not entered:
-                raise
-            response = await response_of(request, exc)
-        for middleware, _, inline in reversed(steps[:entered]):
+            middleware, _, inline = steps[entered]
             if inline is None:
                 continue
             try:
@@ -375,19 +388,26 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
                 else:
                     hook = sync_to_async(middleware.process_response)
                     response = await hook(request, response)
-            except Exception as exc:
-                if middleware is self:
-                    raise
-                response = await response_of(request, exc)
+            except Exception as exc:  # noqa: BLE001
+                response, entered = await response_of(request, exc, entered)
         return response
 
     return __acall__
 
 
-async def response_of(request: HttpRequest, exc: Exception) -> Any:
-    """As Django makes it between two middlewares; called where it was caught."""
-    convert = sync_to_async(response_for_exception, thread_sensitive=False)
-    return await convert(request, exc)
+async def response_of(
+    request: HttpRequest, exc: Exception, around: int
+) -> tuple[Any, int]:
+    """Called where ``exc`` was caught, with so many steps around: as in Django, each
+    makes a response of what the one inside of it could not. Gives how many are left.
+    """
+    if not around:
+        raise exc
+    try:
+        convert = sync_to_async(response_for_exception, thread_sensitive=False)
+        return await convert(request, exc), around
+    except Exception as another:  # noqa: BLE001
+        return await response_of(request, another, around - 1)
 
 
 class InlineViewHooks(BaseHandler):

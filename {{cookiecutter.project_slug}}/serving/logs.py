@@ -76,18 +76,6 @@ def capture(record: logging.LogRecord) -> Captured:
     return captured
 
 
-def log(
-    logger: logging.Logger, level: int, message: str, fields: dict[str, Any]
-) -> None:
-    """As Logger.log() with ``extra``, of plain values; does not look for its caller."""
-    record = logger.makeRecord(logger.name, level, __file__, 0, message, (), None)
-    attributes = vars(record)
-    attributes.update(fields)
-    context = frozen(get_contextvars())
-    attributes["_captured"] = Captured(message, context, fields, None)
-    logger.handle(record)
-
-
 def message_of(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()

@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
-from serving import health, logs, timing
+from serving import health, timing
 from serving.environment import CONDITIONS, parse_header
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -130,14 +130,24 @@ def log_timing(
     fields = {
         "method": request.method,
         "path": request.path,
-        "route": None if match is None else str(match.route),
+        "route": None if match is None else match.route,
         "status": status,
         "duration": round(duration, 6),
         "first_byte": first_byte,
         "outcome": outcome,
     }
-    known = {key: value for key, value in fields.items() if value is not None}
-    logs.log(timing_logger, level, f"Request took {duration:.4f} seconds", known)
+    # As info() does, but without a walk up the stack for who called it.
+    record = timing_logger.makeRecord(
+        timing_logger.name,
+        level,
+        __file__,
+        0,
+        f"Request took {duration:.4f} seconds",
+        (),
+        None,
+        extra={key: value for key, value in fields.items() if value is not None},
+    )
+    timing_logger.handle(record)
 
 
 def left(request: HttpRequest) -> bool:

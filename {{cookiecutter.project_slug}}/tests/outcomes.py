@@ -17,7 +17,7 @@ from django.http import (
     HttpResponse,
     StreamingHttpResponse,
 )
-from django.urls import include, path
+from django.urls import path
 from django.views.decorators.http import last_modified
 
 from serving.handler import get_asgi_application
@@ -75,7 +75,7 @@ async def unchanged(request: HttpRequest) -> HttpResponse:
     return HttpResponse("unchanged")
 
 
-urlpatterns: list[Any] = [
+urlpatterns = [
     path("ok/", ok),
     path("error/", error),
     path("wait/", wait),
@@ -93,8 +93,6 @@ def counted_send(*args: Any, **kwargs: Any) -> Any:
 # Django warns of its own FileResponse: it reads a file through a thread.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume", Warning)
 application = get_asgi_application()
-# Not before, for it may hold the admin's.
-urlpatterns.append(path("", include("config.urls")))
 settings.ROOT_URLCONF = __name__
 # A receiver would change how a request ends.
 send = request_finished.send

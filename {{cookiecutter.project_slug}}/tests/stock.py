@@ -2,4 +2,8 @@
 
 from django.core.asgi import get_asgi_application
 
+from tests import outcomes
+
 application = get_asgi_application()
+# It serves the same pages.
+urlpatterns = outcomes.urlpatterns

@@ -310,6 +310,7 @@ def test_middleware_may_be_synchronous_on_purpose(
 def test_e007_malformed_response_header(
     report: Report, settings: Settings, header: str
 ) -> None:
+    settings.MIDDLEWARE = ["serving.middleware.HeaderMiddleware"]
     settings.RESPONSE_HEADER = header
     [message] = report()
     assert message.id == "serving.E007"
@@ -317,6 +318,7 @@ def test_e007_malformed_response_header(
 
 
 def test_e008_unknown_condition(report: Report, settings: Settings) -> None:
+    settings.MIDDLEWARE = ["serving.middleware.HeaderMiddleware"]
     settings.RESPONSE_HEADER_WHEN = "sometimes"
     [message] = report()
     assert message.id == "serving.E008"
@@ -347,7 +349,10 @@ def test_w004_header_is_outside_of_the_cache(
     report: Report, settings: Settings
 ) -> None:
     cache = "django.middleware.cache.UpdateCacheMiddleware"
-    log, timing, header, *others = settings.MIDDLEWARE
+    log, timing, header = (
+        f"serving.middleware.{name}Middleware" for name in ("Log", "Timing", "Header")
+    )
+    others = [path for path in settings.MIDDLEWARE if path.startswith("django.")]
     settings.SYNC_MIDDLEWARE = [cache]
     settings.MIDDLEWARE = [log, timing, header, cache, *others]
     assert report() == []

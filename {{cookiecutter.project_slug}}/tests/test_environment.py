@@ -74,6 +74,20 @@ def test_wrong_value_names_the_variable_the_value_and_what_is_allowed(
     assert allowed in str(caught.value)
 
 
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.environment.find_spec", lambda name: True)
+
+
+def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.environment.find_spec", lambda name: None)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@host/name")
+    with pytest.raises(ImproperlyConfigured, match="uv add 'psycopg") as caught:
+        read_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -124,6 +138,7 @@ def test_relative_sqlite_path_starts_at_the_project(
     assert database["NAME"] == str(tmp_path / "db.sqlite3")
 
 
+@pytest.mark.usefixtures("driver")
 def test_query_of_the_database_url_outranks_the_connection_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -5,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient
 
 from serving import health
@@ -124,3 +126,24 @@ async def test_probe_needs_no_allowed_host_and_no_https(
         )
     }
     assert statuses == {"/livez": 200, "/hello/a/": 301, "/hello/b/": 400}
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "level"), [("", 200, "DEBUG"), ("it stops", 503, "WARNING")]
+)
+async def test_probe_is_logged_at_debug_until_it_fails(
+    async_client: AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: Patch,
+    reason: str,
+    status: int,
+    level: str,
+) -> None:
+    async def probe(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(reason, status=status)
+
+    monkeypatch.setitem(health.PROBES, "/livez", probe)
+    with caplog.at_level(logging.DEBUG, "serving.timing"):
+        await async_client.get("/livez")
+    [record] = [r for r in caplog.records if r.name == "serving.timing"]
+    assert record.levelname == level

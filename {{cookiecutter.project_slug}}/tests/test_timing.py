@@ -13,7 +13,6 @@ from django.test import AsyncClient, Client
 from django.urls import path
 from pytest_django import Settings
 
-from serving import health
 from serving.middleware import TimingMiddleware
 from serving.timing import span, watch_connection
 
@@ -268,22 +267,15 @@ async def test_request_without_queries_has_no_db_entry(
     )
 
 
-@pytest.mark.parametrize(
-    ("reason", "status", "level"), [("", 200, "DEBUG"), ("it stops", 503, "WARNING")]
-)
-async def test_probe_is_logged_at_debug_until_it_fails(
-    async_client: AsyncClient,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    reason: str,
-    status: int,
-    level: str,
+async def test_filter_changes_what_is_logged(
+    async_client: AsyncClient, log_lines: LogLines
 ) -> None:
-    async def probe(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(reason, status=status)
+    def redact(record: logging.LogRecord) -> bool:
+        vars(record)["path"] = "/redacted/"
+        return True
 
-    monkeypatch.setitem(health.PROBES, "/livez", probe)
-    with caplog.at_level(logging.DEBUG, "serving.timing"):
-        await async_client.get("/livez")
-    [record] = [r for r in caplog.records if r.name == "serving.timing"]
-    assert record.levelname == level
+    logger = logging.getLogger("serving.timing")
+    logger.addFilter(redact)
+    await async_client.get("/answer/200/")
+    logger.removeFilter(redact)
+    assert timing(log_lines)["path"] == "/redacted/"

@@ -83,7 +83,8 @@ class Conversation:
         }
         self.sent: list[Any] = []
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.incoming.put_nowait({"type": "http.request", "body": body})
+        message = {"type": "http.request", "body": body, "more_body": False}
+        self.incoming.put_nowait(message)
 
     def leave(self) -> None:
         self.incoming.put_nowait({"type": "http.disconnect"})

@@ -15,7 +15,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.http import HttpResponse
-from django.urls import get_urlconf
+from django.urls import get_urlconf, set_urlconf
 from serving import inline
 from serving.handler import Handler
 
@@ -310,6 +310,15 @@ async def test_connection_of_the_loops_own_thread_is_left_alone(
 async def test_urlconf_is_reset_in_the_context_of_the_request(handler: Handler) -> None:
     await fetch(handler)
     assert get_urlconf() is None
+
+
+async def test_urlconf_of_the_context_it_starts_in_is_not_used(
+    handler: Handler,
+) -> None:
+    # A server may start the next request of a connection before this one is over.
+    set_urlconf("elsewhere")
+    answer = await fetch(handler, "/urlconf/")
+    assert answer.body == b"request_path.urls"
 
 
 async def test_request_leaves_nothing_to_the_garbage_collector(settings: Any) -> None:

@@ -1,19 +1,22 @@
 """Django's own middleware answers on the loop as it does in its threads."""
 
+import functools
 import itertools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import django
 import pytest
 from django.contrib.sessions.models import Session
+from django.core.handlers import exception
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.common import CommonMiddleware
 from django.middleware.csrf import CsrfViewMiddleware
 from django.middleware.security import SecurityMiddleware
 from django.test import Client, RequestFactory
@@ -23,6 +26,7 @@ from django.utils.translation import trans_real
 from serving import inline
 from serving.handler import Handler
 
+from . import views
 from .conftest import Answer, Count, fetch
 
 # The policy came with Django 6.0.
@@ -77,6 +81,7 @@ SCENARIOS = [
     ),
     Scenario("wrong host", [Request(400, headers={"host": "elsewhere"})]),
     Scenario("error", [Request(500, "/error/")]),
+    Scenario("body", [Request(200, "/body/"), Request(200, "/body/", body=b"1234")]),
     Scenario("not found", [Request(404, "/nowhere/")]),
     Scenario("slash appended", [Request(301, "/slash?a=b")]),
     Scenario("slash not appended", [Request(404, "/nowhere")]),
@@ -258,6 +263,52 @@ async def test_responses_are_identical_to_stock(
     answers = await converse(handler, scenario)
     await handler.threads.shutdown()
     assert answers == expected
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+async def test_response_that_cannot_be_made_of_an_exception_is_made_further_out(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    make = exception.response_for_exception
+    left = 0
+
+    def failing(request: Any, exc: Exception) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise RuntimeError
+        return make(request, exc)
+
+    for module in (exception, inline):
+        monkeypatch.setattr(module, "response_for_exception", failing)
+    inline.install()
+    answers = []
+    for handler in (ASGIHandler, Handler):
+        left = failures
+        with stock() if handler is ASGIHandler else nullcontext():
+            answer = await fetch(handler(), headers={"host": "elsewhere"})
+        answers.append((answer.status, answer.headers, answer.body))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 500
+
+
+async def test_code_between_two_middlewares_runs(settings: Any) -> None:
+    inner = CommonMiddleware(views.hello)
+
+    @functools.wraps(inner)
+    async def between(request: Any) -> Any:
+        views.events.append("between")
+        return await inner(request)
+
+    settings.MIDDLEWARE = [
+        f"django.middleware.{name}"
+        for name in ("security.SecurityMiddleware", "common.CommonMiddleware")
+    ]
+    inline.install()
+    request = RequestFactory().get("/")
+    response = await SecurityMiddleware(between)(request)
+    assert response.status_code == 200
+    assert views.events == ["between"]
 
 
 async def test_etag_of_a_small_response_matches_without_a_thread(

@@ -16,6 +16,8 @@ urlpatterns = [
     path("session/read/", views.session_read),
     path("session/flush/", views.session_flush),
     path("session/lose/", views.session_lose),
+    path("body/", views.body),
+    path("urlconf/", views.urlconf),
     path("session/sync/<do>/", views.session_sync),
     path("message/add/", views.message_add),
     path("message/read/", views.message_read),

@@ -19,6 +19,7 @@ from django.http import (
     StreamingHttpResponse,
 )
 from django.middleware.csrf import get_token
+from django.urls import get_urlconf
 from django.views.decorators.clickjacking import xframe_options_exempt
 from django.views.decorators.csrf import csrf_exempt
 
@@ -49,6 +50,14 @@ async def orm(request: HttpRequest, times: int = 1) -> HttpResponse:
     for _ in range(times):
         count = await User.objects.acount()
     return HttpResponse(str(count))
+
+
+async def body(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.body)
+
+
+async def urlconf(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(str(get_urlconf()))
 
 
 async def thread(request: HttpRequest) -> HttpResponse:
