@@ -14,6 +14,11 @@ from tests.service import TEMPLATE, Service
 Bake = Callable[..., Service]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for a test often waits for a server."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def bake(cookies_session: Cookies) -> Bake:
     """Generate a service; the same answers give the same one, for the session."""

@@ -1,6 +1,6 @@
 """The log tells the truth under load, fuzz and a reader that stalls.
 
-FIGURES=1 runs the full figures of the README, which take minutes.
+FIGURES=1 runs them at full size, which takes minutes.
 """
 
 import contextlib

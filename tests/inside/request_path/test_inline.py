@@ -293,7 +293,7 @@ async def test_response_that_cannot_be_made_of_an_exception_is_made_further_out(
 
 
 async def test_code_between_two_middlewares_runs(settings: Any) -> None:
-    inner = CommonMiddleware(views.hello)
+    inner: Any = CommonMiddleware(views.hello)
 
     @functools.wraps(inner)
     async def between(request: Any) -> Any:
@@ -306,7 +306,8 @@ async def test_code_between_two_middlewares_runs(settings: Any) -> None:
     ]
     inline.install()
     request = RequestFactory().get("/")
-    response = await SecurityMiddleware(between)(request)
+    outer: Any = SecurityMiddleware(between)
+    response = await outer(request)
     assert response.status_code == 200
     assert views.events == ["between"]
 
