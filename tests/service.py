@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -58,25 +58,17 @@ class Service:
         text = (self.path / "README.md").read_text(encoding="utf-8")
         return re.findall(r"^    (uv run .*)$", text, re.MULTILINE)
 
+    def readme_python(self) -> list[str]:
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
     def readme_environment(self) -> dict[str, str]:
         """Of production."""
         text = (self.path / "README.md").read_text(encoding="utf-8")
         return dict(re.findall(r"^    ([A-Z_]+)=(.*)$", text, re.MULTILINE))
 
     def run(self, command: str, **environment: str) -> str:
-        done = subprocess.run(
-            command.split(),
-            cwd=self.path,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}"
-        return done.stdout
+        return succeed(command.split(), self.path, self.environment | environment)
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
@@ -145,6 +137,34 @@ class Server:
     def lines(self, log_format: str) -> list[Line]:
         text = self.log.read_text(encoding="utf-8")
         return [PARSERS[log_format](line) for line in text.splitlines()]
+
+
+def finish(
+    command: Sequence[str | Path],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """With stdout and stderr in one."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def succeed(
+    command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None
+) -> str:
+    done = finish(command, cwd, env)
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
 
 
 def system_path() -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Bake
 from tests.prompts import CONTEXT, DEFAULTS
-from tests.service import TEMPLATE, TREE
+from tests.service import TEMPLATE, TREE, finish
 
 CleanEnvironment = dict[str, str]
 
@@ -22,15 +22,8 @@ CleanEnvironment = dict[str, str]
 def cookiecutter(
     output: Path, environment: CleanEnvironment, *arguments: str
 ) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE), *arguments],
-        cwd=output,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE)]
+    done = finish([*command, *arguments], output, environment)
     # What follows is cookiecutter's own report, with a traceback, that a hook failed.
     own, _, _ = done.stdout.partition("ERROR: Stopping generation")
     return done.returncode, own.splitlines()

@@ -19,7 +19,7 @@ import yaml
 from tests import interpreters
 from tests.conftest import Bake
 from tests.prompts import COMBINATIONS, choices
-from tests.service import Service, free_port
+from tests.service import Service, free_port, succeed
 
 # One service for each linter would prove no more than these two.
 ANSWERS = [
@@ -43,15 +43,7 @@ RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
 
 
 def lint(*command: str, cwd: Path) -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name(command[0]), *command[1:]],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    succeed([Path(sys.executable).with_name(command[0]), *command[1:]], cwd)
 
 
 def documents(service: Service) -> dict[str, Any]:
@@ -153,9 +145,9 @@ def test_every_combination_has_valid_files_and_tested_code(
 
 
 def test_dockerfile_and_compose_file_are_valid(service: Service) -> None:
-    lint("hadolint", "Dockerfile", cwd=service.path)
-    schema = ("--builtin-schema", "vendor.compose-spec")
-    lint("check-jsonschema", *schema, "compose.yaml", cwd=service.path)
+    for name in ("Dockerfile", "compose.yaml"):
+        for command in LINTED[name]:
+            lint(*command, name, cwd=service.path)
 
 
 def test_no_secret_of_the_compose_file_has_a_default(service: Service) -> None:
@@ -268,17 +260,7 @@ class Image:
         self.run(["/bin/sh", "-c", argument])
 
     def run(self, command: list[str], **environment: str) -> None:
-        done = subprocess.run(
-            command,
-            cwd=self.cwd,
-            env=self.environment | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        succeed(command, self.cwd, self.environment | environment)
 
     def do_user(self, argument: str) -> None:
         self.user = argument
@@ -458,12 +440,10 @@ def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
 
 
 def test_pipeline_is_valid(service: Service) -> None:
-    if service.answers["ci"] == "github":
-        schema, file = "vendor.github-workflows", ".github/workflows/ci.yml"
-        lint("zizmor", "--offline", "--persona", "pedantic", file, cwd=service.path)
-    else:
-        schema, file = "vendor.gitlab-ci", ".gitlab-ci.yml"
-    lint("check-jsonschema", "--builtin-schema", schema, file, cwd=service.path)
+    github = service.answers["ci"] == "github"
+    file = ".github/workflows/ci.yml" if github else ".gitlab-ci.yml"
+    for command in LINTED[Path(file).name]:
+        lint(*command, file, cwd=service.path)
 
 
 def test_each_step_is_a_command_of_the_readme(service: Service) -> None:
@@ -530,8 +510,7 @@ def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
 ) -> None:
     original = bake(admin="false", deploy="none")
     service = Service(copy(original, tmp_path / "changed"), original.answers)
-    readme = (service.path / "README.md").read_text(encoding="utf-8")
-    greeting, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    greeting, _ = service.readme_python()
     (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
     last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
     for name, before, after in (

@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.conftest import Bake
-from tests.service import Service
+from tests.service import Service, finish
 
 CLASS = """
 from asgiref.sync import markcoroutinefunction
@@ -177,16 +176,7 @@ def test_mistake_is_reported_with_its_fix(copy: Service, name: str) -> None:
         add(copy, mistake.middleware)
     if mistake.view:
         begin_hello_with(copy, mistake.view)
-    done = subprocess.run(
-        mistake.command.split(),
-        cwd=copy.path,
-        env=copy.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = finish(mistake.command.split(), copy.path, copy.environment, timeout=120)
     said = ".*".join(re.escape(part) for part in mistake.says)
     assert re.search(said, done.stdout, re.DOTALL), done.stdout
     warned = "WARNINGS:" in done.stdout
@@ -195,9 +185,8 @@ def test_mistake_is_reported_with_its_fix(copy: Service, name: str) -> None:
 
 @pytest.mark.xdist_group("mistakes")
 def test_middlewares_of_the_readme_stay_on_the_loop(copy: Service) -> None:
-    readme = (copy.path / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    (copy.path / "home" / "middleware.py").write_text("\n".join(blocks))
+    examples = "\n".join(copy.readme_python())
+    (copy.path / "home" / "middleware.py").write_text(examples)
     add(copy, "home.middleware.GreetingMiddleware")
     add(copy, "home.middleware.weather")
     run = "uv run --no-sync --with httpx manage.py"

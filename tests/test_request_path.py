@@ -1,6 +1,7 @@
 """The request path of a generated service, tested from inside its environment."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,17 +21,24 @@ def inside(service: Service, command: str) -> str:
     return service.run(command, PYTHONPATH=f"{INSIDE}:{service.path}")
 
 
-@pytest.mark.xdist_group("request path")
-def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) -> None:
+def passed_inside(service: Service, tests: str, packages: Sequence[str] = ()) -> int:
+    """How many tests of this folder passed, with these packages installed too."""
+    extra = "".join(f"--with {package} " for package in packages)
     output = inside(
         service,
-        f"uv run pytest {INSIDE}/request_path --rootdir {INSIDE} --confcutdir {INSIDE} "
-        f"-c {service.path}/pyproject.toml --ds request_path.settings "
-        "-p no:cacheprovider",
+        f"uv run {extra}pytest {INSIDE}/{tests} --rootdir {INSIDE} "
+        f"--confcutdir {INSIDE} -c {service.path}/pyproject.toml "
+        f"--ds {tests}.settings -p no:cacheprovider",
     )
-    passed = re.search(r"(\d+) passed", output)
-    assert passed and int(passed[1]) > 100
     assert "skipped" not in output
+    passed = re.search(r"(\d+) passed", output)
+    assert passed
+    return int(passed[1])
+
+
+@pytest.mark.xdist_group("request path")
+def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) -> None:
+    assert passed_inside(service, "request_path") > 100
 
 
 @pytest.mark.xdist_group("request path")

@@ -2,13 +2,12 @@
 
 import ast
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Bake
-from tests.service import TREE, Service
+from tests.service import TREE, Service, succeed
 
 PYTHON = sorted(
     path for path in TREE.rglob("*.py") if not {"__pycache__", ".venv"} & {*path.parts}
@@ -22,26 +21,18 @@ def superset(bake: Bake) -> Service:
 
 
 def run(superset: Service, *command: str) -> None:
-    done = subprocess.run(
-        ["uv", "run", "--project", str(superset.path), *command],
-        cwd=TREE,
-        # Where the defaults still are Jinja, the environment has the word.
-        env=superset.environment
-        | {
-            "SECRET_KEY": "unrendered",
-            "DATABASE_URL": "sqlite:///:memory:",
-            "LOG_FORMAT": "text",
-            "RESPONSE_HEADER": "X-Status: OK",
-            "RESPONSE_HEADER_WHEN": "always",
-            "SERVER_TIMING": "never",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    # Where the defaults still are Jinja, the environment has the word.
+    environment = superset.environment | {
+        "SECRET_KEY": "unrendered",
+        "DATABASE_URL": "sqlite:///:memory:",
+        "LOG_FORMAT": "text",
+        "RESPONSE_HEADER": "X-Status: OK",
+        "RESPONSE_HEADER_WHEN": "always",
+        "SERVER_TIMING": "never",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    uv_run = ("uv", "run", "--project", str(superset.path))
+    succeed([*uv_run, *command], TREE, environment)
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(TREE)))

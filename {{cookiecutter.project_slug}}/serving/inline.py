@@ -320,12 +320,6 @@ def is_stock(cls: type, hooks: Hooks) -> bool:
     )
 
 
-class Step(NamedTuple):
-    middleware: Any
-    request_inline: Callable[..., bool] | None
-    response_inline: Callable[..., bool] | None
-
-
 async def _nothing(request: HttpRequest) -> Any: ...
 
 
@@ -333,19 +327,18 @@ async def _nothing(request: HttpRequest) -> Any: ...
 CONVERTS_EXCEPTIONS = convert_exception_to_response(_nothing).__code__
 
 
-def steps_from(first: Any) -> list[Step]:
+def steps_from(first: Any) -> list[tuple[Any, Hooks]]:
     """This middleware, and those right behind it that are patched too."""
-    steps = []
-    middleware = first
-    while (hooks := _installed.get(type(middleware))) is not None:
-        if type(middleware).__call__ is not MiddlewareMixin.__call__:
-            break
-        steps.append(Step(middleware, hooks.process_request, hooks.process_response))
-        around = middleware.get_response
-        if getattr(around, "__code__", None) is not CONVERTS_EXCEPTIONS:
-            break
+    steps = [(first, _installed[type(first)])]
+    around = first.get_response
+    while getattr(around, "__code__", None) is CONVERTS_EXCEPTIONS:
         middleware = around.__wrapped__
-    return steps or [Step(first, *_installed[type(first)][:2])]
+        hooks = _installed.get(type(middleware))
+        if not hooks or type(middleware).__call__ is not MiddlewareMixin.__call__:
+            break
+        steps.append((middleware, hooks))
+        around = middleware.get_response
+    return steps
 
 
 def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
@@ -356,15 +349,15 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
         if type(self) is not cls:
             # What a subclass adds or overrides may block.
             return await stock(self, request)
-        steps: list[Step] | None = vars(self).get("_steps")
+        steps: list[tuple[Any, Hooks]] | None = vars(self).get("_steps")
         if steps is None:
             steps = self._steps = steps_from(self)
         entered = 0
         response = None
         try:
-            for middleware, inline, _ in steps:
+            for middleware, hooks in steps:
                 entered += 1
-                if inline is None:
+                if (inline := hooks.process_request) is None:
                     continue
                 if inline(middleware, request):
                     response = middleware.process_request(request)
@@ -379,8 +372,8 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
             response, entered = await response_of(request, exc, entered - 1)
         while entered:
             entered -= 1
-            middleware, _, inline = steps[entered]
-            if inline is None:
+            middleware, hooks = steps[entered]
+            if (inline := hooks.process_response) is None:
                 continue
             try:
                 if inline(middleware, request, response):

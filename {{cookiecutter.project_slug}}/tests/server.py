@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OUTCOMES = (
+    *("-m", "uvicorn", "tests.outcomes:application"),
+    *("--timeout-graceful-shutdown", "1"),
+)
 
 
 @dataclass
@@ -126,7 +130,5 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 @pytest.fixture(scope="session")
 def live(serve: Serve) -> Iterator[Server]:
     """One server for all tests that need nothing special; it logs in JSON."""
-    stop = ("--timeout-graceful-shutdown", "1")
-    command = ("-m", "uvicorn", "tests.outcomes:application", *stop, "--port")
-    with serve(*command, LOG_FORMAT="json") as server:
+    with serve(*OUTCOMES, "--port", LOG_FORMAT="json") as server:
         yield server

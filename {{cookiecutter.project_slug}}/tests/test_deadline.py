@@ -8,7 +8,8 @@ from django.urls import path
 from pytest_django import Settings
 
 from serving.middleware import deadline
-from tests.server import Serve
+from tests.server import OUTCOMES, Serve
+from tests.test_outcomes import check, logged
 
 pytestmark = pytest.mark.urls(__name__)
 
@@ -65,11 +66,8 @@ async def test_deadline_is_not_used_when_unset(settings: Settings) -> None:
 
 
 def test_late_request_is_one_line_of_a_completed_request(serve: Serve) -> None:
-    command = ("-m", "uvicorn", "tests.outcomes:application", "--port")
-    with serve(*command, LOG_FORMAT="json", REQUEST_TIMEOUT="0.05") as server:
+    environment = {"LOG_FORMAT": "json", "REQUEST_TIMEOUT": "0.05"}
+    with serve(*OUTCOMES, "--port", **environment) as server:
         assert server.get("/wait/", request_id="late").status == 504
-        line = server.timing(request_id="late")
-        assert (line["status"], line["outcome"]) == (504, "completed")
-        server.wait_for(
-            lambda: len(server.parsed(request_id="late", message="cleaned up")) == 1
-        )
+        check(server, "late", 504, "completed")
+        assert logged(server, "cleaned up", "late")

@@ -1,9 +1,13 @@
 from typing import cast
 
+import pytest
 from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.test import AsyncClient
 from django.utils.html import escape
+
+from serving.handler import Handler
+from tests.test_hops import Count, count, get, handler  # noqa: F401
 
 
 async def test_index_names_the_service(async_client: AsyncClient) -> None:
@@ -23,3 +27,13 @@ async def test_ticks_are_server_sent_events(async_client: AsyncClient) -> None:
     event = await anext(aiter(response))
     assert event.startswith(b"data: 2")
     assert event.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/hello/you/"])
+async def test_page_needs_no_thread(
+    handler: Handler,  # noqa: F811
+    count: Count,  # noqa: F811
+    path: str,
+) -> None:
+    assert await get(handler, path) == 200
+    assert (count.hops, count.threads) == (0, 0)

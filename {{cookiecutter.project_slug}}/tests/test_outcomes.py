@@ -6,10 +6,7 @@ import socket
 
 import pytest
 
-from tests.server import Serve, Server
-
-COMMAND = ("-m", "uvicorn", "tests.outcomes:application")
-STOP = ("--timeout-graceful-shutdown", "1")
+from tests.server import OUTCOMES, Serve, Server
 
 
 @pytest.fixture
@@ -100,7 +97,7 @@ def test_client_that_leaves_amid_a_stream_is_disconnected(server: Server) -> Non
 
 
 def test_requests_that_run_when_the_server_stops_are_cancelled(serve: Serve) -> None:
-    with serve(*COMMAND, *STOP, "--port", LOG_FORMAT="json") as server:
+    with serve(*OUTCOMES, "--port", LOG_FORMAT="json") as server:
         for number in range(50):
             server.get("/ok/", request_id=f"before-{number}")
         with ask(server, "/wait/", "view"), ask(server, "/stream/?end=never", "stream"):

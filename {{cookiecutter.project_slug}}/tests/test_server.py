@@ -39,7 +39,9 @@ def test_each_request_has_one_line(server: Server) -> None:
 
 def test_encoded_newline_in_a_path_stays_on_one_line(server: Server) -> None:
     server.get("/nowhere%0A%7B%22forged%22:1%7D/")
-    assert server.timing(path='/nowhere\n{"forged":1}/')["status"] == 404
+    line = server.timing(path='/nowhere\n{"forged":1}/')
+    assert line["status"] == 404
+    assert len(line["request_id"]) == 32
 
 
 def test_client_that_leaves_a_stream_is_logged_as_disconnected(server: Server) -> None:
