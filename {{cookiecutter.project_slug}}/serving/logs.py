@@ -9,7 +9,6 @@ reader of stderr that stalls does not stall the event loop.
 
 import json
 import logging
-import math
 import os
 import re
 import select
@@ -17,10 +16,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import structlog
 from django.conf import settings
@@ -35,7 +34,7 @@ OURS = frozenset(("timestamp", "level", "logger", "message", "service"))
 # Objects, and colours for a terminal; not facts.
 DROPPED = frozenset(("request", "color_message", "server_time"))
 NOT_EXTRA = DROPPED | {
-    *("message", "asctime", "_captured", "_logger", "_name"),
+    *("message", "asctime", "_logger", "_name"),
     *vars(logging.makeLogRecord({})),
     # Of Python 3.12.
     "taskName",
@@ -48,32 +47,36 @@ not_key = re.compile(r"[^A-Za-z0-9_.-]").sub
 class Captured(NamedTuple):
     """What a record meant where it was logged: nothing in it changes, or can fail."""
 
+    created: float
+    level: str
+    logger: str
     message: str
-    context: dict[str, Any]
-    extra: dict[str, Any]
+    fields: dict[str, Any]
     exc_info: Any
 
 
 def capture(record: logging.LogRecord) -> Captured:
     """Arguments may change, and another thread has another context."""
     attributes = vars(record)
-    if "_captured" in attributes:
-        captured: Captured = attributes["_captured"]
-        return captured
     exc_info = record.exc_info
+    fields = get_contextvars()
     if "_logger" in attributes and isinstance(record.msg, dict):
         # Of structlog, by ProcessorFormatter.wrap_for_formatter().
-        extra = dict(record.msg)
-        message = safe_str(extra.pop("event", ""))
-        exc_info = extra.pop("exc_info", exc_info)
+        event = dict(record.msg)
+        message = safe_str(event.pop("event", ""))
+        exc_info = event.pop("exc_info", exc_info)
+        fields.update(event)
     else:
-        extra = {key: attributes[key] for key in attributes if key not in NOT_EXTRA}
         message = message_of(record)
+        for key, value in attributes.items():
+            if key not in NOT_EXTRA:
+                fields[key] = value
     if record.stack_info:
-        extra["stack"] = record.stack_info
-    captured = Captured(message, frozen(get_contextvars()), frozen(extra), exc_info)
-    attributes["_captured"] = captured
-    return captured
+        fields["stack"] = record.stack_info
+    return Captured(
+        *(record.created, record.levelname, record.name, message),
+        *(frozen(fields), exc_info),
+    )
 
 
 def message_of(record: logging.LogRecord) -> str:
@@ -84,18 +87,17 @@ def message_of(record: logging.LogRecord) -> str:
         return f"{safe_str(record.msg)} {safe_str(record.args)}"
 
 
-def frozen(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if type(value) in PLAIN else freeze(value)
-        for key, value in fields.items()
-    }
+def frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    if PLAIN.issuperset(map(type, fields.values())):
+        return fields
+    return {key: freeze(value) for key, value in fields.items()}
 
 
 def freeze(value: object, depth: int = 0) -> Any:
     if type(value) in PLAIN:
         return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, dict) and depth < 10:
         return {safe_str(k): freeze(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple) and depth < 10:
@@ -110,7 +112,7 @@ def safe_str(value: object) -> str:
         return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
-PLAIN = frozenset((str, int, bool, type(None)))
+PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 class Formatter(ProcessorFormatter):
@@ -127,29 +129,30 @@ class Formatter(ProcessorFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Past ProcessorFormatter's, which copies each record and formats it twice."""
-        captured = capture(record)
-        extra = captured.extra
+        return self.line(capture(record))
+
+    def line(self, captured: Captured) -> str:
+        fields = captured.fields
         if captured.exc_info:
             event: EventDict = {"exc_info": captured.exc_info}
             try:
-                extra = {**extra, **self.exception(None, "", event)}
+                fields = {**fields, **self.exception(None, "", event)}
             except Exception as error:  # noqa: BLE001
-                extra = {**extra, "exception": safe_str(error)}
-        seconds = int(record.created)
+                fields = {**fields, "exception": safe_str(error)}
+        seconds = int(captured.created)
         line = {
-            "timestamp": f"{second(seconds)}.{int(record.created % 1 * 1e6):06d}Z",
-            "level": LEVELS.get(record.levelname) or record.levelname.lower(),
-            "logger": record.name,
+            "timestamp": f"{second(seconds)}.{int(captured.created % 1 * 1e6):06d}Z",
+            "level": LEVELS.get(captured.level) or captured.level.lower(),
+            "logger": captured.logger,
             "message": captured.message,
             "service": self.service,
         }
-        for fields in (captured.context, extra):
-            for key, value in fields.items():
-                if key in OURS:
-                    key += "_"
-                elif not key.isidentifier():
-                    key = not_key("_", key)
-                line[key] = value
+        for key, value in fields.items():
+            if key in OURS:
+                key += "_"
+            elif not key.isidentifier():
+                key = not_key("_", key)
+            line[key] = value
         return self.render(line)
 
 
@@ -204,7 +207,7 @@ class Handler(logging.StreamHandler[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: deque[logging.LogRecord] = deque()
+        self.waiting: deque[Captured | str] = deque()
         self.dropped = 0
         self.thread: threading.Thread | None = None
         self.wake = threading.Event()
@@ -212,13 +215,14 @@ class Handler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock, as Handler.handle() does."""
-        capture(record)
         if self.thread is None:
             self.put([self.format(record)])
         elif len(self.waiting) >= self.capacity:
             self.dropped += 1
         else:
-            self.waiting.append(record)
+            # Another formatter may look at what changes.
+            ours = isinstance(self.formatter, Formatter)
+            self.waiting.append(capture(record) if ours else self.format(record))
             if not self.wake.is_set():
                 self.wake.set()
 
@@ -261,12 +265,17 @@ class Handler(logging.StreamHandler[Any]):
     def write(self) -> None:
         while self.waiting or self.dropped:
             batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), 500))]
-            self.put([self.format(record) for record in batch])
+            self.put([self.line(waiting) for waiting in batch])
             if self.dropped:
                 self.acquire()
                 dropped, self.dropped = self.dropped, 0
                 self.release()
-                self.put([self.format(dropped_record(dropped))])
+                self.put([self.format(record_of_dropped(dropped))])
+
+    def line(self, waiting: Captured | str) -> str:
+        if isinstance(waiting, str):
+            return waiting
+        return cast("Formatter", self.formatter).line(waiting)
 
     def put(self, lines: list[str]) -> None:
         # A reader that is gone for good is no reason to fail.
@@ -301,10 +310,10 @@ def write(descriptor: int, rest: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-def dropped_record(dropped: int) -> logging.LogRecord:
-    record = logging.LogRecord(__name__, logging.WARNING, "", 0, "", (), None)
+def record_of_dropped(dropped: int) -> logging.LogRecord:
     message = f"{dropped} log lines were dropped"
-    vars(record)["_captured"] = Captured(message, {}, {"dropped": dropped}, None)
+    record = logging.LogRecord(__name__, logging.WARNING, "", 0, message, (), None)
+    vars(record)["dropped"] = dropped
     return record
 
 
@@ -356,7 +365,21 @@ def printable(text: str) -> str:
     )
 
 
-encode = json.JSONEncoder(default=safe_str).encode
+# Nothing frozen leads to itself.
+strict = json.JSONEncoder(
+    default=safe_str, allow_nan=False, check_circular=False
+).encode
+
+
+def encode(value: object) -> str:
+    try:
+        return strict(value)
+    except ValueError:
+        # JSON has no NaN and no infinity: they become strings.
+        lenient = json.dumps(value, default=safe_str)
+        return strict(json.loads(lenient, parse_constant=str))
+
+
 RENDERERS: dict[str, Callable[[EventDict], str]] = {
     "text": text,
     "logfmt": pairs,

@@ -6,56 +6,100 @@ already has its connection, so persistent connections persist.
 """
 
 import asyncio
+import atexit
+import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import suppress
 from contextvars import Token
 from functools import partial
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, Self
 from weakref import WeakSet
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import close_old_connections, connections, reset_queries
 
+logger = logging.getLogger("serving.threads")
+
 # As many as asyncio's own default executor may have. Each can hold an open
 # database connection, so a server's limit divides by this and the workers.
 MAX_IDLE = 32
 
 
+class Worker:
+    """A thread that makes one call after another, until None."""
+
+    # A ThreadPoolExecutor of one would do, but takes as long for a call of a sync view
+    # as all else in the thread: a future of its own, two locks and a semaphore.
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.put = self._calls.put
+        # A daemon, so that ending() is asked before the interpreter waits for it.
+        self._thread = Thread(target=self._run, name="request", daemon=True)
+        self._thread.start()
+        self.join = self._thread.join
+        workers.add(self)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception:
+                logger.exception("A call in a thread of a request failed")
+            del call
+
+
+workers: WeakSet[Worker] = WeakSet()
+
+
+@atexit.register
+def ending() -> None:
+    """Let calls that still run come to their end, as ThreadPoolExecutor does."""
+    ended = list(workers)
+    for worker in ended:
+        worker.put(None)
+    for worker in ended:
+        worker.join()
+
+
 class ThreadPool:
     def __init__(self, max_idle: int = MAX_IDLE) -> None:
         self.max_idle = max_idle
-        self._idle: deque[ThreadPoolExecutor] = deque()
+        self._idle: deque[Worker] = deque()
         self._lock = Lock()
         self._closed = False
 
     def thread(self) -> "RequestThread":
         return RequestThread(self)
 
-    def borrow(self) -> ThreadPoolExecutor:
+    def borrow(self) -> Worker:
         try:
             # The thread last used is the likeliest to have a live connection.
             return self._idle.pop()
         except IndexError:
-            return ThreadPoolExecutor(1, thread_name_prefix="request")
+            return Worker()
 
-    def give_back(self, thread: ThreadPoolExecutor, busy: bool) -> None:
-        # In the thread's own queue, and so before any call of its next request.
-        thread.submit(close_old_connections)
+    def give_back(self, thread: Worker, *, busy: bool, stale: bool) -> None:
+        if busy or stale:
+            # In the thread's own queue, and so before any call of its next request.
+            thread.put(close_old_connections)
         if busy:
             # A cancelled request left a call running, which nobody should await.
-            thread.submit(self._keep, thread)
+            thread.put(partial(self._keep, thread))
         else:
             self._keep(thread)
 
-    def _keep(self, thread: ThreadPoolExecutor) -> None:
+    def _keep(self, thread: Worker) -> None:
         with self._lock:
             if not self._closed and len(self._idle) < self.max_idle:
                 self._idle.append(thread)
                 return
-        thread.submit(connections.close_all)
-        thread.shutdown(wait=False)
+        thread.put(connections.close_all)
+        thread.put(None)
 
     async def shutdown(self) -> None:
         """Close idle threads now, and borrowed ones when they are given back."""
@@ -64,10 +108,12 @@ class ThreadPool:
             threads = list(self._idle)
             self._idle.clear()
         loop = asyncio.get_running_loop()
-        closing = [loop.run_in_executor(t, connections.close_all) for t in threads]
         for thread in threads:
-            thread.shutdown(wait=False)
-        await asyncio.gather(*closing)
+            closed = loop.create_future()
+            thread.put(connections.close_all)
+            thread.put(partial(loop.call_soon_threadsafe, closed.set_result, None))
+            thread.put(None)
+            await closed
 
 
 class RequestThread(Executor):
@@ -80,9 +126,11 @@ class RequestThread(Executor):
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: Worker | None = None
         self._token: Token[ThreadSensitiveContext] | None = None
-        self._calls: list[Future[Any]] = []
+        # The one is counted by the loop, the other by the thread.
+        self._submitted = self._finished = 0
+        self._stale = False
         self._ended = False
         self._survivors: WeakSet[asyncio.Task[Any]] = WeakSet()
 
@@ -101,36 +149,62 @@ class RequestThread(Executor):
         # A token holds the context that it was made in, and so this object.
         self._token = None
         self._ended = True
-        self.shutdown()
+        self._give_back()
 
-    def submit(
+    def submit(  # type: ignore[override]
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
+    ) -> asyncio.Future[Any]:
+        """For loop.run_in_executor(), which takes a future of the loop as it is."""
         if self._ended:
             self._keep_until_done(asyncio.current_task())
+        first = self._thread is None
         if self._thread is None:
             self._thread = self._pool.borrow()
-            call = self._thread.submit(_first, partial(fn, *args, **kwargs))
-        else:
-            call = self._thread.submit(fn, *args, **kwargs)
-        self._calls = [*(c for c in self._calls if not c.done()), call]
-        return call
+        future = asyncio.get_running_loop().create_future()
+        self._submitted += 1
+        self._thread.put(partial(self._run, first, future, fn, args, kwargs))
+        return future
+
+    def _run(
+        self,
+        first: bool,
+        future: asyncio.Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        result = error = None
+        if not future.cancelled():
+            try:
+                if first:
+                    # Django's receivers of request_started.
+                    reset_queries()
+                    close_old_connections()
+                result = fn(*args, **kwargs)
+            except BaseException as exc:  # noqa: BLE001
+                error = exc
+            self._stale = stale()
+        self._finished += 1
+        # Nobody waits any more if the loop is closed.
+        with suppress(RuntimeError):
+            future.get_loop().call_soon_threadsafe(settle, future, result, error)
+        # It leads to this frame.
+        del error
 
     @property
     def running(self) -> bool:
         """Whether a call still runs, or waits for the thread."""
-        return any(not call.done() for call in self._calls)
+        return self._submitted != self._finished
 
     @property
     def bridged(self) -> bool:
         """Whether async_to_sync() takes the calls to its own thread, past this one."""
         return bool(getattr(AsyncToSync.executors, "current", None))
 
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+    def _give_back(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._pool.give_back(thread, self.running)
-            self._calls.clear()
+            self._pool.give_back(thread, busy=self.running, stale=self._stale)
 
     def _keep_until_done(self, task: asyncio.Task[Any] | None) -> None:
         if task is not None and task not in self._survivors:
@@ -140,11 +214,31 @@ class RequestThread(Executor):
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._survivors.discard(task)
         if not self._survivors:
-            self.shutdown()
+            self._give_back()
 
 
-def _first(fn: Callable[[], Any]) -> Any:
-    # Django's own receivers of request_started, where they have something to do.
-    reset_queries()
-    close_old_connections()
-    return fn()
+def settle(
+    future: asyncio.Future[Any], result: object, error: BaseException | None
+) -> None:
+    if future.done():
+        # Cancelled.
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def stale() -> bool:
+    """Whether close_old_connections() may have something to close: not as long as
+    nothing went wrong on connections that persist.
+    """
+    return any(
+        connection.connection is not None
+        and (
+            connection.close_at is not None
+            or connection.errors_occurred
+            or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
+        )
+        for connection in connections.all(initialized_only=True)
+    )
