@@ -140,8 +140,9 @@ class Handler(InlineViewHooks, ASGIHandler):
                     if request is not None:
                         response = await self.run_get_response(request)
                     if response.streaming:
-                        send = client.count(send)
-                    await self.send_response(response, send)
+                        await self.send_stream(response, client.count(send))
+                    else:
+                        await self.send_response(response, send)
                     client.ended = True
                 outcome = "completed"
             except asyncio.CancelledError:
@@ -182,13 +183,16 @@ class Handler(InlineViewHooks, ASGIHandler):
             response._handler_class = type(self)
             if request is not None:
                 response._resource_closers.append(request.close)
+        # Only a request that was cut short leaves a call behind that nobody awaits.
+        blocks = thread.running or (outcome != "completed" and thread.bridged)
         for closer in response._resource_closers:
-            if isinstance(getattr(closer, "__self__", None), Watched):
+            owner = getattr(closer, "__self__", None)
+            if isinstance(owner, Watched):
                 # Now, and in this task: the thread may be busy until the server ends.
                 closer()
-        # Only a request that was cut short leaves a call behind that nobody awaits.
-        busy = thread.running or (outcome != "completed" and thread.bridged)
-        if busy or self.close_blocks(request, response):
+            elif not isinstance(owner, HttpRequest):
+                blocks = True
+        if blocks or self.close_blocks(request, response):
             closing = asyncio.ensure_future(sync_to_async(self.close)(response))
             self.closing.add(closing)
             closing.add_done_callback(self.closing.discard)
@@ -217,18 +221,14 @@ class Handler(InlineViewHooks, ASGIHandler):
             # reach an asynchronous receiver from the loop either.
             not only_django_listens(request_finished, type(self))
             or type(response).close is not HttpResponseBase.close
-            or not all(
-                isinstance(getattr(closer, "__self__", None), HttpRequest | Watched)
-                for closer in response._resource_closers
-            )
             # HttpRequest.close() closes them.
             or getattr(request, "_files", None)
             or (self.caches_close and caches.all(initialized_only=True))
         )
 
-    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+    async def send_stream(self, response: HttpResponseBase, send: Send) -> None:
         try:
-            await super().send_response(response, send)
+            await self.send_response(response, send)
         finally:
             # Django closes only its own wrapper, which leaves the end of the
             # view's generator to the garbage collector and another task.
@@ -313,8 +313,8 @@ class Client:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        # A request that never waits is over before the listener would start.
-        self._start = asyncio.get_running_loop().call_soon(self._start_listener)
+        # A request that never waits is over before the loop comes to this.
+        self._start = asyncio.get_running_loop().call_soon(self._start_soon)
         return self
 
     async def __aexit__(
@@ -338,6 +338,12 @@ class Client:
         if not self.left and (exc is None or cancelled):
             raise self._error
         return cancelled
+
+    def _start_soon(self) -> None:
+        # Most of those that wait, for a thread or a query, are over before this: they
+        # need no task that listens.
+        loop = asyncio.get_running_loop()
+        self._start = loop.call_later(0.01, self._start_listener)
 
     def _start_listener(self) -> None:
         self._listener = asyncio.ensure_future(self._listen())

@@ -320,6 +320,10 @@ def is_stock(cls: type, hooks: Hooks) -> bool:
     )
 
 
+# A middleware, and when its hooks do no I/O.
+Step = tuple[Any, Callable[..., bool] | None, Callable[..., bool] | None]
+
+
 async def _nothing(request: HttpRequest) -> Any: ...
 
 
@@ -327,16 +331,16 @@ async def _nothing(request: HttpRequest) -> Any: ...
 CONVERTS_EXCEPTIONS = convert_exception_to_response(_nothing).__code__
 
 
-def steps_from(first: Any) -> list[tuple[Any, Hooks]]:
+def steps_from(first: Any) -> list[Step]:
     """This middleware, and those right behind it that are patched too."""
-    steps = [(first, _installed[type(first)])]
+    steps = [(first, *_installed[type(first)][:2])]
     around = first.get_response
     while getattr(around, "__code__", None) is CONVERTS_EXCEPTIONS:
         middleware = around.__wrapped__
         hooks = _installed.get(type(middleware))
         if not hooks or type(middleware).__call__ is not MiddlewareMixin.__call__:
             break
-        steps.append((middleware, hooks))
+        steps.append((middleware, *hooks[:2]))
         around = middleware.get_response
     return steps
 
@@ -349,17 +353,17 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
         if type(self) is not cls:
             # What a subclass adds or overrides may block.
             return await stock(self, request)
-        steps: list[tuple[Any, Hooks]] | None = vars(self).get("_steps")
+        steps: list[Step] | None = vars(self).get("_steps")
         if steps is None:
             steps = self._steps = steps_from(self)
         entered = 0
         response = None
         try:
-            for middleware, hooks in steps:
+            for middleware, inline, _ in steps:
                 entered += 1
-                if (inline := hooks.process_request) is None:
+                if inline is None:
                     continue
-                if inline(middleware, request):
+                if inline is always or inline(middleware, request):
                     response = middleware.process_request(request)
                 else:
                     hook = sync_to_async(middleware.process_request)
@@ -372,11 +376,11 @@ def acall(cls: Any) -> Callable[..., Awaitable[Any]]:
             response, entered = await response_of(request, exc, entered - 1)
         while entered:
             entered -= 1
-            middleware, hooks = steps[entered]
-            if (inline := hooks.process_response) is None:
+            middleware, _, inline = steps[entered]
+            if inline is None:
                 continue
             try:
-                if inline(middleware, request, response):
+                if inline is always or inline(middleware, request, response):
                     response = middleware.process_response(request, response)
                 else:
                     hook = sync_to_async(middleware.process_response)

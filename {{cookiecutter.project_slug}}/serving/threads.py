@@ -132,7 +132,7 @@ class RequestThread(Executor):
         self._submitted = self._finished = 0
         self._stale = False
         self._ended = False
-        self._survivors: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._survivors: WeakSet[asyncio.Task[Any]] | None = None
 
     def __enter__(self) -> Self:
         # ThreadSensitiveContext(executor=self) does the same, but refuses the
@@ -207,11 +207,13 @@ class RequestThread(Executor):
             self._pool.give_back(thread, busy=self.running, stale=self._stale)
 
     def _keep_until_done(self, task: asyncio.Task[Any] | None) -> None:
-        if task is not None and task not in self._survivors:
-            self._survivors.add(task)
+        survivors = self._survivors = self._survivors or WeakSet()
+        if task is not None and task not in survivors:
+            survivors.add(task)
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
+        assert self._survivors is not None
         self._survivors.discard(task)
         if not self._survivors:
             self._give_back()
