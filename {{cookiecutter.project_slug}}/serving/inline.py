@@ -11,7 +11,6 @@ RemoteUserMiddleware is asynchronous by itself.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
@@ -44,7 +43,6 @@ def always(*args: object) -> bool:
     return True
 
 
-@lru_cache
 def djangos(cls: type, *names: str) -> bool:
     """Whether these attributes of the class come from Django itself."""
     return all(

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import structlog
 from django.conf import settings
@@ -215,16 +215,19 @@ class Handler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock, as Handler.handle() does."""
-        if self.thread is None:
-            self.put([self.format(record)])
-        elif len(self.waiting) >= self.capacity:
-            self.dropped += 1
-        else:
-            # Another formatter may look at what changes.
-            ours = isinstance(self.formatter, Formatter)
-            self.waiting.append(capture(record) if ours else self.format(record))
-            if not self.wake.is_set():
-                self.wake.set()
+        try:
+            if self.thread is None:
+                self.put([self.format(record)])
+            elif len(self.waiting) >= self.capacity:
+                self.dropped += 1
+            else:
+                # Another formatter may look at what changes.
+                ours = isinstance(self.formatter, Formatter)
+                self.waiting.append(capture(record) if ours else self.format(record))
+                if not self.wake.is_set():
+                    self.wake.set()
+        except Exception:  # noqa: BLE001
+            self.handleError(record)
 
     def start(self) -> None:
         self.stopping.clear()
@@ -263,19 +266,15 @@ class Handler(logging.StreamHandler[Any]):
             self.write()
 
     def write(self) -> None:
+        formatter: Any = self.formatter
         while self.waiting or self.dropped:
             batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), 500))]
-            self.put([self.line(waiting) for waiting in batch])
+            self.put([w if isinstance(w, str) else formatter.line(w) for w in batch])
             if self.dropped:
                 self.acquire()
                 dropped, self.dropped = self.dropped, 0
                 self.release()
                 self.put([self.format(record_of_dropped(dropped))])
-
-    def line(self, waiting: Captured | str) -> str:
-        if isinstance(waiting, str):
-            return waiting
-        return cast("Formatter", self.formatter).line(waiting)
 
     def put(self, lines: list[str]) -> None:
         # A reader that is gone for good is no reason to fail.

@@ -8,6 +8,7 @@ already has its connection, so persistent connections persist.
 import asyncio
 import atexit
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -17,7 +18,7 @@ from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import close_old_connections, connections, reset_queries
@@ -32,38 +33,41 @@ MAX_IDLE = 32
 class Worker:
     """A thread that makes one call after another, until None."""
 
-    # A ThreadPoolExecutor of one would do, but takes as long for a call of a sync view
-    # as all else in the thread: a future of its own, two locks and a semaphore.
+    # Instead of a ThreadPoolExecutor of one, whose futures, locks and semaphore take
+    # as long as all else that the call of a small view needs.
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self.put = self._calls.put
-        # A daemon, so that ending() is asked before the interpreter waits for it.
-        self._thread = Thread(target=self._run, name="request", daemon=True)
-        self._thread.start()
-        self.join = self._thread.join
-        workers.add(self)
+        calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self.put = calls.put
+        # A daemon, or the interpreter would wait for it before it asks join_all().
+        thread = Thread(target=work, args=(calls,), name="request", daemon=True)
+        thread.start()
+        workers[thread] = self.put
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except Exception:
-                logger.exception("A call in a thread of a request failed")
-            del call
+    def __del__(self) -> None:
+        self.put(None)
 
 
-workers: WeakSet[Worker] = WeakSet()
+def work(calls: "SimpleQueue[Callable[[], object] | None]") -> None:
+    while (call := calls.get()) is not None:
+        try:
+            call()
+        except Exception:
+            logger.exception("A call in a thread of a request failed")
+        del call
+
+
+workers: WeakKeyDictionary[Thread, Callable[[None], None]] = WeakKeyDictionary()
 
 
 @atexit.register
-def ending() -> None:
+def join_all() -> None:
     """Let calls that still run come to their end, as ThreadPoolExecutor does."""
-    ended = list(workers)
-    for worker in ended:
-        worker.put(None)
-    for worker in ended:
-        worker.join()
+    ending = list(workers.items())
+    for _, put in ending:
+        put(None)
+    for thread, _ in ending:
+        thread.join()
 
 
 class ThreadPool:
@@ -130,7 +134,7 @@ class RequestThread(Executor):
         self._token: Token[ThreadSensitiveContext] | None = None
         # The one is counted by the loop, the other by the thread.
         self._submitted = self._finished = 0
-        self._stale = False
+        self._fresh = self._stale = False
         self._ended = False
         self._survivors: WeakSet[asyncio.Task[Any]] | None = None
 
@@ -157,33 +161,29 @@ class RequestThread(Executor):
         """For loop.run_in_executor(), which takes a future of the loop as it is."""
         if self._ended:
             self._keep_until_done(asyncio.current_task())
-        first = self._thread is None
         if self._thread is None:
             self._thread = self._pool.borrow()
+            self._fresh = True
         future = asyncio.get_running_loop().create_future()
         self._submitted += 1
-        self._thread.put(partial(self._run, first, future, fn, args, kwargs))
+        self._thread.put(partial(self._run, future, partial(fn, *args, **kwargs)))
         return future
 
-    def _run(
-        self,
-        first: bool,
-        future: asyncio.Future[Any],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _run(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
         result = error = None
-        if not future.cancelled():
-            try:
-                if first:
+        try:
+            if not future.cancelled():
+                if self._fresh:
+                    self._fresh = False
                     # Django's receivers of request_started.
                     reset_queries()
                     close_old_connections()
-                result = fn(*args, **kwargs)
-            except BaseException as exc:  # noqa: BLE001
-                error = exc
-            self._stale = stale()
+                try:
+                    result = call()
+                finally:
+                    self._stale = stale()
+        except BaseException as exc:  # noqa: BLE001
+            error = exc
         self._finished += 1
         # Nobody waits any more if the loop is closed.
         with suppress(RuntimeError):
@@ -225,22 +225,24 @@ def settle(
     if future.done():
         # Cancelled.
         return
-    if error is None:
-        future.set_result(result)
-    else:
+    if isinstance(error, StopIteration):
+        # As of Python 3.12 asyncio says so itself: no coroutine can raise it.
+        future.set_exception(RuntimeError(f"A call raised {error!r}"))
+    elif error is not None:
         future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def stale() -> bool:
-    """Whether close_old_connections() may have something to close: not as long as
-    nothing went wrong on connections that persist.
-    """
+    """Whether close_old_connections() has something to do: it asks for the same."""
+    now = time.monotonic()
     return any(
         connection.connection is not None
         and (
-            connection.close_at is not None
-            or connection.errors_occurred
+            connection.errors_occurred
             or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
+            or (connection.close_at is not None and now >= connection.close_at)
         )
         for connection in connections.all(initialized_only=True)
     )

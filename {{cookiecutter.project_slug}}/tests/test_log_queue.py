@@ -70,6 +70,35 @@ def test_stalled_reader_does_not_hold_up_who_logs(pipe: Pipe) -> None:
     ]
 
 
+def test_another_formatter_formats_where_it_is_logged(pipe: Pipe) -> None:
+    pipe.handler.setFormatter(
+        logging.Formatter('{"thread": "%(threadName)s: %(msg)s"}')
+    )
+    pipe.handler.capacity = 1
+    pipe.handler.pause = 60
+    pipe.handler.start()
+    fields = ["before"]
+    logger.info(fields)
+    fields[0] = "after"
+    logger.info("too many")
+    assert [line["thread"] for line in pipe.read()] == [
+        "MainThread: ['before']",
+        "log: 1 log lines were dropped",
+    ]
+
+
+def test_formatter_that_fails_does_not_fail_who_logs(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    pipe.handler.setFormatter(logging.Formatter("%(missing)s"))
+    pipe.handler.start()
+    logger.info("lost")
+    pipe.handler.setFormatter(logs.Formatter("json", "tests"))
+    logger.info("kept")
+    assert [line["message"] for line in pipe.read()] == ["kept"]
+
+
 def test_lines_beyond_the_capacity_are_dropped_and_counted(pipe: Pipe) -> None:
     pipe.handler.capacity = 1000
     pipe.handler.start()

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import re
 import sys
 from typing import Any
@@ -84,6 +85,12 @@ def test_extra_cannot_pose_as_a_core_field(log_format: str) -> None:
     fields = parse(log_format, record("Paid", service="other"))
     assert fields["service"] == "tests"
     assert fields["service_"] == "other"
+
+
+def test_number_that_json_does_not_know_is_a_string() -> None:
+    fields = parse("json", record("Measured", ratio=math.nan, most=[math.inf, 1.5]))
+    assert fields["ratio"] == "NaN"
+    assert fields["most"] == ["Infinity", 1.5]
 
 
 def test_structlog_events_have_the_same_shape(

@@ -165,7 +165,10 @@ async def test_disconnect_does_not_swallow_the_cancellation_of_the_server(
     assert outcomes.outcomes == [(None, "disconnected")]
 
 
-async def test_view_that_never_waits_costs_no_listener(handler: Handler) -> None:
+@pytest.mark.parametrize("path", ["/", "/sync/"])
+async def test_view_that_is_over_soon_costs_no_listener(
+    handler: Handler, path: str
+) -> None:
     before = asyncio.all_tasks()
     created = []
     loop = asyncio.get_running_loop()
@@ -173,7 +176,7 @@ async def test_view_that_never_waits_costs_no_listener(handler: Handler) -> None
         lambda loop, coro, **kw: created.append(coro) or asyncio.Task(coro, loop=loop)  # type: ignore[func-returns-value]
     )
     try:
-        await Conversation().run(handler)
+        await Conversation(path).run(handler)
         await asyncio.sleep(0)
     finally:
         loop.set_task_factory(None)

@@ -1,12 +1,16 @@
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import connection, connections
+from django.db import close_old_connections, connection, connections
 from django.db.backends.signals import connection_created
 from serving.handler import Handler
 from serving.threads import ThreadPool
@@ -154,6 +158,155 @@ async def test_queries_are_reset_before_the_first_call(
         await idle(pool, 1)
 
 
+@pytest.mark.django_db(transaction=True)
+async def test_connection_that_persists_needs_nothing_at_the_end(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted() -> None:
+        calls.append(threading.current_thread().name)
+        close_old_connections()
+
+    monkeypatch.setattr("serving.threads.close_old_connections", counted)
+    for _ in range(3):
+        await fetch(handler, "/orm/")
+        await idle(handler.threads, 1)
+    assert calls == ["request"] * 3
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_open_transaction_ends_with_its_request(pool: ThreadPool) -> None:
+    closed: list[int] = []
+
+    def call() -> int:
+        thread = use_and_record_close(closed)
+        connection.set_autocommit(False)
+        return thread
+
+    with pool.thread():
+        thread = await sync_to_async(call)()
+    await until(lambda: closed == [thread])
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_connection_with_an_error_is_looked_at_when_its_request_ends(
+    pool: ThreadPool,
+) -> None:
+    asked: list[int] = []
+
+    def call() -> None:
+        connection.ensure_connection()
+        connection.errors_occurred = True
+        connection.is_usable = lambda: asked.append(1)  # type: ignore[method-assign]
+
+    with pool.thread():
+        await sync_to_async(call)()
+    await until(lambda: asked == [1])
+
+
+async def test_call_that_has_not_begun_is_not_made_for_a_cancelled_request(
+    pool: ThreadPool,
+) -> None:
+    started, gate = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def blocking() -> None:
+        started.set()
+        gate.wait(10)
+
+    async def request() -> None:
+        with pool.thread():
+            first = asyncio.create_task(sync_to_async(blocking)())
+            await until(started.is_set)
+            second = asyncio.create_task(sync_to_async(made.append)("second"))
+            await asyncio.sleep(0)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            gate.set()
+            await first
+
+    await request()
+    await idle(pool, 1)
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [(ValueError("no"), ValueError), (StopIteration("over"), RuntimeError)],
+)
+async def test_error_of_a_call_reaches_who_awaits_it(
+    pool: ThreadPool, raised: Exception, seen: type[Exception]
+) -> None:
+    def call() -> None:
+        raise raised
+
+    with pool.thread():
+        async with asyncio.timeout(10):
+            with pytest.raises(seen):
+                await sync_to_async(call)()
+        assert await ident()
+
+
+async def test_thread_outlives_an_error_in_closing_its_connections(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise ValueError("cannot close")
+
+    with pool.thread():
+        before = await ident()
+    await idle(pool, 1)
+    pool._idle[0].put(broken)
+    with pool.thread():
+        assert await ident() == before
+    assert "cannot close" in caplog.text
+
+
+async def test_threads_of_a_pool_that_is_dropped_end() -> None:
+    before = request_threads()
+    pool = ThreadPool()
+    with pool.thread():
+        await ident()
+    await idle(pool, 1)
+    del pool
+    await until(lambda: request_threads() <= before)
+
+
+EXIT = """
+import asyncio, threading
+from django.conf import settings
+settings.configure()
+from asgiref.sync import sync_to_async
+from serving.threads import ThreadPool
+
+started = threading.Event()
+
+def call():
+    started.set()
+    threading.main_thread().join()
+    print("over")
+
+async def main():
+    with ThreadPool().thread():
+        task = asyncio.create_task(sync_to_async(call)())
+        while not started.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+
+asyncio.run(main())
+print("main is over")
+"""
+
+
+def test_end_of_the_process_waits_for_a_call_that_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split("\n") == ["main is over", "over", ""], done.stderr
+
+
 def use_and_record_close(closed: list[int]) -> int:
     connection.ensure_connection()
     close = connection.close
@@ -218,13 +371,16 @@ async def test_background_task_gives_its_thread_back(handler: Handler) -> None:
 
 
 async def test_finished_request_leaves_nothing_behind(pool: ThreadPool) -> None:
-    from weakref import ref
-
-    with pool.thread() as thread:
-        await ident()
-    gone = ref(thread)
-    del thread
-    assert gone() is None
+    gc.disable()
+    try:
+        with pool.thread() as thread:
+            await ident()
+        gone = ref(thread)
+        del thread
+        # The thread may still hold its last call.
+        await until(lambda: gone() is None)
+    finally:
+        gc.enable()
 
 
 async def test_cancelled_request_does_not_close_under_its_running_call(
