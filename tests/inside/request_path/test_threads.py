@@ -134,13 +134,13 @@ async def test_requests_reuse_a_connection(handler: Handler, opened: list[str]) 
 
 @pytest.mark.django_db(transaction=True)
 async def test_connection_past_its_age_is_closed_at_the_end(
-    handler: Handler, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
-    for _ in range(2):
-        await fetch(handler, "/orm/")
-        await idle(handler.threads, 1)
-    assert len(opened) == 2
+    closed: list[int] = []
+    with pool.thread():
+        thread = await sync_to_async(use_and_record_close)(closed)
+    await until(lambda: closed == [thread])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -259,8 +259,9 @@ async def test_thread_outlives_an_error_in_closing_its_connections(
         before = await ident()
     await idle(pool, 1)
     pool._idle[0].put(broken)
-    with pool.thread():
-        assert await ident() == before
+    async with asyncio.timeout(10):
+        with pool.thread():
+            assert await ident() == before
     assert "cannot close" in caplog.text
 
 
