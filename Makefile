@@ -6,6 +6,8 @@ UV := build/tools/bin/uv
 SERVICE := build/my-async-service
 ONLY ?=
 unexport VIRTUAL_ENV
+# Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
+export UV_SYSTEM_CERTS := 1
 
 .PHONY: run test lint bench
 .SILENT:

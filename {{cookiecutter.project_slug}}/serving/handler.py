@@ -313,8 +313,8 @@ class Client:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        # A request that never waits is over before the loop comes to this.
-        self._start = asyncio.get_running_loop().call_soon(self._start_soon)
+        # A request that never waits is over before the listener would start.
+        self._start = asyncio.get_running_loop().call_soon(self._start_listener)
         return self
 
     async def __aexit__(
@@ -338,12 +338,6 @@ class Client:
         if not self.left and (exc is None or cancelled):
             raise self._error
         return cancelled
-
-    def _start_soon(self) -> None:
-        # Most of those that wait, for a thread or a query, are over before this: they
-        # need no task that listens.
-        loop = asyncio.get_running_loop()
-        self._start = loop.call_later(0.01, self._start_listener)
 
     def _start_listener(self) -> None:
         self._listener = asyncio.ensure_future(self._listen())

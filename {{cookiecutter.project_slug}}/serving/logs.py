@@ -132,6 +132,14 @@ class Formatter(ProcessorFormatter):
         return self.line(capture(record))
 
     def line(self, captured: Captured) -> str:
+        try:
+            return self.whole_line(captured)
+        except Exception as error:  # noqa: BLE001
+            # Such as a number of too many digits, or a key that is no string.
+            fields = {"fields": f"cannot be shown: {safe_str(error)}"}
+            return self.whole_line(captured._replace(fields=fields))
+
+    def whole_line(self, captured: Captured) -> str:
         fields = captured.fields
         if captured.exc_info:
             event: EventDict = {"exc_info": captured.exc_info}
@@ -222,7 +230,7 @@ class Handler(logging.StreamHandler[Any]):
                 self.dropped += 1
             else:
                 # Another formatter may look at what changes.
-                ours = isinstance(self.formatter, Formatter)
+                ours = getattr(type(self.formatter), "format", 0) is Formatter.format
                 self.waiting.append(capture(record) if ours else self.format(record))
                 if not self.wake.is_set():
                     self.wake.set()
@@ -348,7 +356,9 @@ def pairs(line: EventDict) -> str:
 
 def value_of(value: object) -> str:
     """A bare word, or a JSON string."""
-    if not isinstance(value, str):
+    if isinstance(value, float):
+        value = str(value)
+    elif not isinstance(value, str):
         value = encode(value)
     if bare(value) and value.isprintable():
         return value

@@ -36,6 +36,9 @@ class Worker:
     # Instead of a ThreadPoolExecutor of one, whose futures, locks and semaphore take
     # as long as all else that the call of a small view needs.
 
+    # Asked of its connections: before the first call of a request, after each.
+    fresh = stale = False
+
     def __init__(self) -> None:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = calls.put
@@ -62,7 +65,7 @@ workers: WeakKeyDictionary[Thread, Callable[[None], None]] = WeakKeyDictionary()
 
 @atexit.register
 def join_all() -> None:
-    """Let calls that still run come to their end, as ThreadPoolExecutor does."""
+    """Let calls that still run come to their end before the interpreter's."""
     ending = list(workers.items())
     for _, put in ending:
         put(None)
@@ -83,12 +86,14 @@ class ThreadPool:
     def borrow(self) -> Worker:
         try:
             # The thread last used is the likeliest to have a live connection.
-            return self._idle.pop()
+            thread = self._idle.pop()
         except IndexError:
-            return Worker()
+            thread = Worker()
+        thread.fresh = True
+        return thread
 
-    def give_back(self, thread: Worker, *, busy: bool, stale: bool) -> None:
-        if busy or stale:
+    def give_back(self, thread: Worker, busy: bool) -> None:
+        if busy or thread.stale:
             # In the thread's own queue, and so before any call of its next request.
             thread.put(close_old_connections)
         if busy:
@@ -112,12 +117,12 @@ class ThreadPool:
             threads = list(self._idle)
             self._idle.clear()
         loop = asyncio.get_running_loop()
-        for thread in threads:
-            closed = loop.create_future()
+        closed = [loop.create_future() for _ in threads]
+        for thread, future in zip(threads, closed, strict=True):
             thread.put(connections.close_all)
-            thread.put(partial(loop.call_soon_threadsafe, closed.set_result, None))
+            thread.put(partial(loop.call_soon_threadsafe, settle, future, None, None))
             thread.put(None)
-            await closed
+        await asyncio.gather(*closed)
 
 
 class RequestThread(Executor):
@@ -134,7 +139,6 @@ class RequestThread(Executor):
         self._token: Token[ThreadSensitiveContext] | None = None
         # The one is counted by the loop, the other by the thread.
         self._submitted = self._finished = 0
-        self._fresh = self._stale = False
         self._ended = False
         self._survivors: WeakSet[asyncio.Task[Any]] | None = None
 
@@ -163,33 +167,35 @@ class RequestThread(Executor):
             self._keep_until_done(asyncio.current_task())
         if self._thread is None:
             self._thread = self._pool.borrow()
-            self._fresh = True
+        thread = self._thread
         future = asyncio.get_running_loop().create_future()
         self._submitted += 1
-        self._thread.put(partial(self._run, future, partial(fn, *args, **kwargs)))
+        thread.put(partial(self._run, thread, future, partial(fn, *args, **kwargs)))
         return future
 
-    def _run(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+    def _run(
+        self, thread: Worker, future: asyncio.Future[Any], call: Callable[[], Any]
+    ) -> None:
         result = error = None
         try:
             if not future.cancelled():
-                if self._fresh:
-                    self._fresh = False
+                if thread.fresh:
+                    thread.fresh = False
                     # Django's receivers of request_started.
                     reset_queries()
                     close_old_connections()
                 try:
                     result = call()
                 finally:
-                    self._stale = stale()
+                    thread.stale = stale()
         except BaseException as exc:  # noqa: BLE001
             error = exc
         self._finished += 1
         # Nobody waits any more if the loop is closed.
         with suppress(RuntimeError):
             future.get_loop().call_soon_threadsafe(settle, future, result, error)
-        # It leads to this frame.
-        del error
+        # The one leads to this frame, and the other to the one.
+        del error, future
 
     @property
     def running(self) -> bool:
@@ -204,7 +210,7 @@ class RequestThread(Executor):
     def _give_back(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._pool.give_back(thread, busy=self.running, stale=self._stale)
+            self._pool.give_back(thread, self.running)
 
     def _keep_until_done(self, task: asyncio.Task[Any] | None) -> None:
         survivors = self._survivors = self._survivors or WeakSet()

@@ -87,6 +87,17 @@ def test_another_formatter_formats_where_it_is_logged(pipe: Pipe) -> None:
     ]
 
 
+def test_subclass_of_the_formatter_formats_in_the_queue_too(pipe: Pipe) -> None:
+    class Short(logs.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return json.dumps({"short": record.getMessage()})
+
+    pipe.handler.setFormatter(Short("json", "tests"))
+    pipe.handler.start()
+    logger.info("Hello")
+    assert pipe.read() == [{"short": "Hello"}]
+
+
 def test_formatter_that_fails_does_not_fail_who_logs(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,23 @@ def test_number_that_json_does_not_know_is_a_string() -> None:
     assert fields["most"] == ["Infinity", 1.5]
 
 
+@pytest.mark.parametrize("log_format", ["text", "logfmt"])
+def test_number_is_a_bare_word(log_format: str) -> None:
+    fields = parse(log_format, record("Measured", ratio=math.nan, half=0.5))
+    assert (fields["ratio"], fields["half"]) == ("nan", "0.5")
+
+
+@pytest.mark.parametrize("extra", [{"large": 10**5000}, {1: "key"}])
+def test_line_survives_fields_that_cannot_be_shown(
+    log_format: str, extra: dict[Any, Any]
+) -> None:
+    made = record("Paid")
+    vars(made).update(extra)
+    fields = parse(log_format, made)
+    assert fields["message"] == "Paid"
+    assert fields["fields"].startswith("cannot be shown: ")
+
+
 def test_structlog_events_have_the_same_shape(
     log_format: str, caplog: pytest.LogCaptureFixture
 ) -> None:

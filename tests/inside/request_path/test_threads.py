@@ -338,6 +338,31 @@ async def test_excess_thread_closes_its_connections_itself() -> None:
     assert closed == [thread]
 
 
+async def test_shutdown_that_is_cancelled_closes_every_thread(
+    pool: ThreadPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = request_threads()
+    barrier = threading.Barrier(2, timeout=10)
+
+    async def request() -> None:
+        with pool.thread():
+            await sync_to_async(barrier.wait)()
+
+    await asyncio.gather(request(), request())
+    await idle(pool, 2)
+    gate = threading.Event()
+    for thread in pool._idle:
+        thread.put(lambda: gate.wait(10))
+    shutdown = asyncio.create_task(pool.shutdown())
+    await asyncio.sleep(0)
+    shutdown.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shutdown
+    gate.set()
+    await until(lambda: request_threads() <= before)
+    assert caplog.text == ""
+
+
 async def test_shutdown_ends_idle_threads(pool: ThreadPool) -> None:
     before = request_threads()
     with pool.thread():
@@ -369,6 +394,39 @@ async def test_background_task_gives_its_thread_back(handler: Handler) -> None:
     views.arrived.set()
     await views.tasks[0]
     await idle(handler.threads, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_open_transaction_of_a_background_task_ends_with_it(
+    pool: ThreadPool,
+) -> None:
+    started, gate, ended = threading.Event(), threading.Event(), asyncio.Event()
+    closed: list[int] = []
+
+    def first() -> None:
+        started.set()
+        gate.wait(10)
+
+    def second() -> int:
+        thread = use_and_record_close(closed)
+        connection.set_autocommit(False)
+        return thread
+
+    async def background() -> int:
+        await ended.wait()
+        thread = await sync_to_async(second)()
+        # The thread of the request itself is done with nothing to close.
+        gate.set()
+        await running
+        return thread
+
+    with pool.thread():
+        running = asyncio.create_task(sync_to_async(first)())
+        task = asyncio.create_task(background())
+        await until(started.is_set)
+    ended.set()
+    thread = await task
+    await until(lambda: closed == [thread])
 
 
 async def test_finished_request_leaves_nothing_behind(pool: ThreadPool) -> None:
