@@ -19,7 +19,10 @@ from tests import interpreters
 TEMPLATE = Path(__file__).parent.parent
 TREE = TEMPLATE / "{{cookiecutter.project_slug}}"
 # What a shell on a new machine has; neither a virtual environment nor settings.
-INHERITED = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_CACHE_DIR")
+INHERITED = (
+    *("PATH", "HOME", "LANG", "UV_CACHE_DIR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS"),
+)
 Line = dict[str, Any]
 
 
