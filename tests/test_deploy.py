@@ -203,7 +203,10 @@ class Image:
             if number:
                 (self.root / "app").rename(self.root / f"stage{number - 1}")
             # A fresh environment, and the cache of the machine that builds.
-            kept = ("SSL_CERT_FILE", "PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL")
+            kept = {
+                *("SSL_CERT_FILE", "PIP_CERT", "UV_SYSTEM_CERTS"),
+                *("PIP_INDEX_URL", "UV_INDEX_URL"),
+            }
             self.environment = {
                 name: os.environ[name] for name in kept & os.environ.keys()
             }

@@ -195,10 +195,14 @@ async def test_connection_with_an_error_is_looked_at_when_its_request_ends(
 ) -> None:
     asked: list[int] = []
 
+    def is_usable() -> bool:
+        asked.append(1)
+        return True
+
     def call() -> None:
         connection.ensure_connection()
         connection.errors_occurred = True
-        connection.is_usable = lambda: asked.append(1)  # type: ignore[method-assign]
+        connection.is_usable = is_usable  # type: ignore[method-assign]
 
     with pool.thread():
         await sync_to_async(call)()
@@ -303,7 +307,11 @@ print("main is over")
 
 def test_end_of_the_process_waits_for_a_call_that_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", EXIT],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert done.stdout.split("\n") == ["main is over", "over", ""], done.stderr
 
