@@ -41,8 +41,7 @@ class Service:
     @property
     def environment(self) -> dict[str, str]:
         minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        return inherited | {
+        return inherited() | {
             "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
             # The oldest Python that it may run on, or the newest that is found.
             "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
@@ -168,6 +167,11 @@ def succeed(
     done = finish(command, cwd, env)
     assert done.returncode == 0, f"{command}\n{done.stdout}"
     return done.stdout
+
+
+def inherited(*more: str) -> dict[str, str]:
+    names = (*INHERITED, *more)
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def system_path() -> str:

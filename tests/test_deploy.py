@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ import yaml
 from tests import interpreters
 from tests.conftest import Bake
 from tests.prompts import COMBINATIONS, choices
-from tests.service import Service, free_port, succeed
+from tests.service import Service, free_port, inherited, succeed
 
 # One service for each linter would prove no more than these two.
 ANSWERS = [
@@ -203,13 +202,7 @@ class Image:
             if number:
                 (self.root / "app").rename(self.root / f"stage{number - 1}")
             # A fresh environment, and the cache of the machine that builds.
-            kept = {
-                *("SSL_CERT_FILE", "PIP_CERT", "UV_SYSTEM_CERTS"),
-                *("PIP_INDEX_URL", "UV_INDEX_URL"),
-            }
-            self.environment = {
-                name: os.environ[name] for name in kept & os.environ.keys()
-            }
+            self.environment = inherited("PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL")
             path = [self.root / "usr" / "local" / "bin", self.path, "/usr/bin", "/bin"]
             self.environment["PATH"] = ":".join(map(str, path))
             self.environment["HOME"] = str(self.root)

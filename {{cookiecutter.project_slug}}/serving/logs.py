@@ -45,7 +45,7 @@ not_key = re.compile(r"[^A-Za-z0-9_.-]").sub
 
 
 class Captured(NamedTuple):
-    """What a record meant where it was logged: nothing in it changes, or can fail."""
+    """What a record meant where it was logged: nothing in it changes."""
 
     created: float
     level: str

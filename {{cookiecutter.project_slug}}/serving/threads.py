@@ -36,8 +36,10 @@ class Worker:
     # Instead of a ThreadPoolExecutor of one, whose futures, locks and semaphore take
     # as long as all else that the call of a small view needs.
 
-    # Asked of its connections: before the first call of a request, after each.
-    fresh = stale = False
+    # No call of its request was made yet.
+    fresh = False
+    # A call left a connection that should be closed.
+    stale = False
 
     def __init__(self) -> None:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -51,7 +53,7 @@ class Worker:
         self.put(None)
 
 
-def work(calls: "SimpleQueue[Callable[[], object] | None]") -> None:
+def work(calls: SimpleQueue[Callable[[], object] | None]) -> None:
     while (call := calls.get()) is not None:
         try:
             call()
