@@ -18,7 +18,8 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 
 
 def inside(service: Service, command: str) -> str:
-    return service.run(command, PYTHONPATH=f"{INSIDE}:{service.path}")
+    path = f"{INSIDE}:{service.path}"
+    return service.run(command, PYTHONPATH=path, MYPYPATH=path)
 
 
 def passed_inside(service: Service, tests: str, packages: Sequence[str] = ()) -> int:
@@ -42,11 +43,19 @@ def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) 
 
 
 @pytest.mark.xdist_group("request path")
+def test_sentry_tells_concurrent_requests_apart(service: Service) -> None:
+    # Apart from the others, for it replaces methods of Django's in its process.
+    assert passed_inside(service, "sentry", ["sentry-sdk"]) == 1
+
+
+@pytest.mark.xdist_group("request path")
 def test_types_of_the_tests_themselves(service: Service) -> None:
     inside(
         service,
-        f"uv run mypy --config-file {service.path}/pyproject.toml "
-        f"{INSIDE}/request_path {INSIDE}/third_party",
+        # So that one of these folders may import from another.
+        "uv run mypy --explicit-package-bases "
+        f"--config-file {service.path}/pyproject.toml "
+        f"{INSIDE}/request_path {INSIDE}/third_party {INSIDE}/sentry",
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from io import BytesIO
-from types import TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any, Self
 
 import django
@@ -20,6 +20,7 @@ from django.conf import settings
 from django.core.cache import caches, close_caches
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import RequestAborted
+from django.core.handlers import asgi, base
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
 from django.core.handlers.base import reset_urlconf
 from django.core.signals import request_finished, request_started
@@ -49,6 +50,18 @@ EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
 DJANGOS_RECEIVERS = {reset_queries, close_old_connections, reset_urlconf, close_caches}
 
 
+def original(method: Any, module: ModuleType) -> Any:
+    """The method if this module of Django's defines it; None if it was replaced."""
+    # What replaces a method copies its name and __module__, but not its globals.
+    is_djangos = type(method) is FunctionType and method.__globals__ is vars(module)
+    return method if is_djangos else None
+
+
+# Error reporters and tracers replace these two, and see no request that passes them by.
+CALL = original(ASGIHandler.__call__, asgi)
+GET_RESPONSE_ASYNC = original(ASGIHandler.get_response_async, base)
+
+
 def get_asgi_application() -> "Handler":
     django.setup(set_prefix=False)
     return Handler()
@@ -75,11 +88,12 @@ class Handler(InlineViewHooks, ASGIHandler):
     async def __call__(
         self, scope: dict[str, Any], receive: Receive, send: Send
     ) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and ASGIHandler.__call__ is CALL:
             await self.handle(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self.lifespan(receive, send)
         else:
+            # Django's calls handle() too.
             await super().__call__(scope, receive, send)
 
     async def lifespan(self, receive: Receive, send: Send) -> None:
@@ -237,6 +251,8 @@ class Handler(InlineViewHooks, ASGIHandler):
                 await aclose()
 
     async def get_response_async(self, request: HttpRequest) -> Any:
+        if ASGIHandler.get_response_async is not GET_RESPONSE_ASYNC:
+            return await super().get_response_async(request)
         # Differs from Django's in that it logs without a thread: logs.py writes in one
         # of its own.
         set_urlconf(settings.ROOT_URLCONF)

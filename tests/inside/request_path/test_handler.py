@@ -1,7 +1,10 @@
 import asyncio
 import contextlib
+import functools
 import gc
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +15,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from blockbuster import BlockBuster
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.http import HttpResponse
@@ -453,6 +457,82 @@ async def test_djangos_handler_serves_the_same(handler: Handler) -> None:
 
 def test_handler_is_recognised_as_asynchronous() -> None:
     assert iscoroutinefunction(Handler.__call__)
+
+
+# Error reporters and tracers replace methods of Django's handler.
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(ASGIHandler, "__call__"), (BaseHandler, "get_response_async")],
+)
+async def test_method_of_djangos_that_was_replaced_is_reached(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    method = getattr(owner, name)
+    reached = []
+
+    @functools.wraps(method)
+    async def replacement(self: Handler, *args: Any) -> Any:
+        reached.append(self)
+        return await method(self, *args)
+
+    monkeypatch.setattr(owner, name, replacement)
+    assert (await fetch(handler)).status == 200
+    assert reached == [handler]
+
+
+REPLACED_EARLY = """
+import asyncio, functools
+import django
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.base import BaseHandler
+
+def replace(owner, name):
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    async def replacement(*args):
+        print(name)
+        return await method(*args)
+
+    setattr(owner, name, replacement)
+
+replace(ASGIHandler, "__call__")
+replace(BaseHandler, "get_response_async")
+django.setup()
+from request_path.conftest import fetch
+from serving.handler import Handler
+
+print(asyncio.run(fetch(Handler())).status)
+"""
+
+
+def test_methods_that_were_replaced_before_the_handler_is_imported_are_reached() -> (
+    None
+):
+    done = subprocess.run(
+        [sys.executable, "-c", REPLACED_EARLY],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.split() == ["__call__", "get_response_async", "200"], done.stderr
+
+
+async def test_methods_of_djangos_that_nobody_replaced_are_not_called(
+    handler: Handler,
+) -> None:
+    called = set()
+    sys.setprofile(lambda frame, event, arg: called.add(frame.f_code))
+    try:
+        await fetch(handler)
+    finally:
+        sys.setprofile(None)
+    assert Handler.get_response_async.__code__ in called
+    assert ASGIHandler.__call__.__code__ not in called
+    assert BaseHandler.get_response_async.__code__ not in called
 
 
 # On a real server.
