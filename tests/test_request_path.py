@@ -1,7 +1,7 @@
 """The request path of a generated service, tested from inside its environment."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -17,19 +17,24 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     return bake(django_version=request.param, deploy="none", ci="none")
 
 
-def inside(service: Service, command: str) -> str:
+def inside(service: Service, command: str, **environment: str) -> str:
     path = f"{INSIDE}:{service.path}"
-    return service.run(command, PYTHONPATH=path, MYPYPATH=path)
+    return service.run(command, PYTHONPATH=path, MYPYPATH=path, **environment)
 
 
-def passed_inside(service: Service, tests: str, packages: Sequence[str] = ()) -> int:
-    """How many tests of this folder passed, with these packages installed too."""
+def passed_inside(
+    service: Service, tests: str, packages: Sequence[str] = (), **environment: str
+) -> int:
+    """How many tests of this folder, or of a file in it, passed with these packages
+    installed too.
+    """
     extra = "".join(f"--with {package} " for package in packages)
     output = inside(
         service,
         f"uv run {extra}pytest {INSIDE}/{tests} --rootdir {INSIDE} "
         f"--confcutdir {INSIDE} -c {service.path}/pyproject.toml "
-        f"--ds {tests}.settings -p no:cacheprovider",
+        f"--ds {tests.split('/')[0]}.settings -p no:cacheprovider",
+        **environment,
     )
     assert "skipped" not in output
     passed = re.search(r"(\d+) passed", output)
@@ -40,6 +45,18 @@ def passed_inside(service: Service, tests: str, packages: Sequence[str] = ()) ->
 @pytest.mark.xdist_group("request path")
 def test_responses_threads_and_signals_are_as_in_stock_django(service: Service) -> None:
     assert passed_inside(service, "request_path") > 100
+
+
+@pytest.mark.xdist_group("request path")
+@pytest.mark.parametrize("django_version", choices("django_version"))
+def test_open_transaction_breaks_no_later_request_on_postgresql(
+    bake: Bake, new_database: Callable[[], str], django_version: str
+) -> None:
+    service = bake(
+        django_version=django_version, database="postgresql", deploy="none", ci="none"
+    )
+    tests = "request_path/test_transactions.py"
+    assert passed_inside(service, tests, DATABASE_URL=new_database()) == 5
 
 
 @pytest.mark.xdist_group("request path")

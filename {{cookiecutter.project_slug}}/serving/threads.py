@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db import close_old_connections, connections, reset_queries
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 logger = logging.getLogger("serving.threads")
 
@@ -38,8 +39,10 @@ class Worker:
 
     # No call of its request was made yet.
     fresh = False
-    # A call left a connection that should be closed.
+    # The last call left a connection that should be closed.
     stale = False
+    # And that is amid a transaction, which its request cannot end any more.
+    in_atomic_block = False
 
     def __init__(self) -> None:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -95,14 +98,23 @@ class ThreadPool:
         return thread
 
     def give_back(self, thread: Worker, busy: bool) -> None:
-        if busy or thread.stale:
-            # In the thread's own queue, and so before any call of its next request.
-            thread.put(close_old_connections)
         if busy:
             # A cancelled request left a call running, which nobody should await.
-            thread.put(partial(self._keep, thread))
+            thread.put(partial(self._take_back, thread))
         else:
-            self._keep(thread)
+            self._take_back(thread)
+
+    def _take_back(self, thread: Worker) -> None:
+        if thread.in_atomic_block:
+            # Django keeps a connection that is closed amid a transaction, closed, until
+            # the block is left: of no use to another request. The server rolls back.
+            thread.put(close_own_connections)
+            thread.put(None)
+            return
+        if thread.stale:
+            # In the thread's own queue, and so before any call of its next request.
+            thread.put(close_old_connections)
+        self._keep(thread)
 
     def _keep(self, thread: Worker) -> None:
         with self._lock:
@@ -190,6 +202,7 @@ class RequestThread(Executor):
                     result = call()
                 finally:
                     thread.stale = stale()
+                    thread.in_atomic_block = thread.stale and in_atomic_block()
         except BaseException as exc:  # noqa: BLE001
             error = exc
         self._finished += 1
@@ -254,3 +267,22 @@ def stale() -> bool:
         )
         for connection in connections.all(initialized_only=True)
     )
+
+
+def in_atomic_block() -> bool:
+    """Whether a connection of this thread's own is; it sets autocommit, so is stale."""
+    return any(connection.in_atomic_block for connection in own_connections())
+
+
+def close_own_connections() -> None:
+    for connection in own_connections():
+        connection.close()
+
+
+def own_connections() -> list[BaseDatabaseWrapper]:
+    """Without those that another thread, such as that of a test, shares with this."""
+    return [
+        connection
+        for connection in connections.all(initialized_only=True)
+        if not connection.allow_thread_sharing
+    ]

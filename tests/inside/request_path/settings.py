@@ -1,5 +1,8 @@
+import os
 import tempfile
 from pathlib import Path
+
+import environ
 
 # The threads of a request each open the file; one in memory they would not share.
 FOLDER = Path(tempfile.mkdtemp())
@@ -38,3 +41,5 @@ DATABASES = {
         "CONN_MAX_AGE": 60,
     }
 }
+if url := os.environ.get("DATABASE_URL"):
+    DATABASES["default"] = environ.Env.db_url_config(url) | {"CONN_MAX_AGE": 60}

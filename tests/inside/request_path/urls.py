@@ -23,6 +23,8 @@ urlpatterns = [
     path("message/read/", views.message_read),
     path("framed/", views.framed),
     path("wait/", views.wait),
+    path("half-a-transaction/", views.half_a_transaction),
+    path("write/<name>/", views.write),
     path("stubborn/", views.stubborn),
     path("stream/", views.stream),
     path("broken-stream/", views.broken_stream),

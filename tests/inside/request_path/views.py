@@ -12,6 +12,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
+from django.db import transaction
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -127,6 +128,19 @@ async def wait(request: HttpRequest) -> HttpResponse:
         await asyncio.sleep(0)
         events.append(f"cleanup {colour.get()} {asyncio.current_task() is task}")
     return HttpResponse("never")
+
+
+async def half_a_transaction(request: HttpRequest) -> HttpResponse:
+    await sync_to_async(transaction.atomic().__enter__)()
+    await User.objects.acreate(username="half made")
+    arrived.set()
+    await asyncio.Event().wait()
+    return HttpResponse("never")
+
+
+async def write(request: HttpRequest, name: str) -> HttpResponse:
+    await User.objects.acreate(username=name)
+    return HttpResponse("written")
 
 
 async def stubborn(request: HttpRequest) -> HttpResponse:
