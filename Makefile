@@ -4,6 +4,9 @@ PYTHON ?= python3
 PORT ?= 8000
 UV := build/tools/bin/uv
 SERVICE := build/my-async-service
+ONLOOP := {{cookiecutter.project_slug}}/vendor/onloop
+# A [tool.ruff] of its own would outrank that of a service, which leaves vendor/ alone.
+RUFF_ONLOOP := --no-cache --config pyproject.toml --config 'lint.isort.known-first-party=["onloop"]'
 ONLY ?=
 unexport VIRTUAL_ENV
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
@@ -20,12 +23,14 @@ run: $(UV) | $(SERVICE)
 	cd $(SERVICE) && ../tools/bin/uv run manage.py runserver $(PORT)
 
 test: $(UV)
-	echo "==> Testing every pair of answers: generated, linted, typed, tested, served"
+	echo "==> Testing onloop on each Django, and a service for every pair of choices"
 	$(UV) run pytest $(ONLY)
 
 lint: $(UV)
 	$(UV) run ruff check .
 	$(UV) run ruff format --check .
+	$(UV) run ruff check $(RUFF_ONLOOP) --extend-select ASYNC,DJ "$(ONLOOP)"
+	$(UV) run ruff format $(RUFF_ONLOOP) --check "$(ONLOOP)"
 	$(UV) run mypy
 
 bench: $(UV)

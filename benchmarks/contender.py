@@ -14,7 +14,7 @@ from typing import Literal
 from cookiecutter.exceptions import CookiecutterException
 from cookiecutter.main import cookiecutter
 
-from tests import interpreters
+from tests.template import interpreters
 
 HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE.parent
@@ -209,9 +209,12 @@ class Workshop:
         python = venv / "bin" / "python"
         stamp = venv / "requirements.txt"
         wanted = f"# Python {self.version}\n{requirements}\n"
-        if stamp.exists() and stamp.read_text() == wanted:
+        made = stamp.exists() and stamp.read_text() == wanted
+        if made and not project:
             return python
-        _run(interpreters.UV, "venv", "--clear", "--python", self.interpreter, venv)
+        if not made:
+            _run(interpreters.UV, "venv", "--clear", "--python", self.interpreter, venv)
+        # A service's again each time: its vendor/onloop may have changed.
         source = (
             ("-r", project / "pyproject.toml") if project else requirements.split("\n")
         )

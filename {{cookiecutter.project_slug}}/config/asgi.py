@@ -4,7 +4,7 @@ import sys
 from django.core.exceptions import ImproperlyConfigured
 
 # Django's own handler serves too: from django.core.asgi import get_asgi_application
-from serving.handler import get_asgi_application
+from onloop.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 try:

@@ -1,12 +1,13 @@
 from pathlib import Path
 
-from serving import environment
+from config.environment import Environment
+from serving.header import CONDITIONS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # The defaults; the environment overrides each, and so does .env in development.
 # fmt: off
 PROJECT_NAME = "{{ cookiecutter.__project_name }}"
-env = environment.Environment(BASE_DIR / ".env", {
+env = Environment(BASE_DIR / ".env", {
     "DATABASE_URL": "{{ cookiecutter.__database_url }}",
     "LOG_FORMAT": "{{ cookiecutter.log_format }}",
     "LOG_LEVEL": "INFO",
@@ -44,19 +45,18 @@ CSRF_COOKIE_SECURE = not DEBUG
 SESSION_COOKIE_SECURE = not DEBUG
 # % endif
 
-LOG_FORMAT = env.choice("LOG_FORMAT", environment.LOG_FORMATS)
-LOG_LEVEL = env.choice("LOG_LEVEL", environment.LOG_LEVELS)
+LOG_FORMAT = env.choice("LOG_FORMAT", ["text", "logfmt", "json"])
+LOG_LEVEL = env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 RESPONSE_HEADER = env.header("RESPONSE_HEADER")
-RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", environment.CONDITIONS)
-SERVER_TIMING = env.choice("SERVER_TIMING", environment.SERVER_TIMING)
-# % if cookiecutter.server_timing == "always"
-# "always" was chosen when this service was generated, so nobody need be warned of it.
-SILENCED_SYSTEM_CHECKS = ["serving.W005"]
-# % endif
+RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", CONDITIONS)
+SERVER_TIMING = env.choice("SERVER_TIMING", ["debug", "always", "never"])
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
+# Last of what reads the environment. These two are in .env for compose.yaml.
+env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
 
 INSTALLED_APPS = [
     # First, so that its runserver is the one that runs.
+    "onloop",
     "serving",
     "home",
     # % if cookiecutter.admin
@@ -94,6 +94,7 @@ MIDDLEWARE = [
 # Those of MIDDLEWARE that may leave the event loop without a warning.
 SYNC_MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "config.urls"
+ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -143,12 +144,12 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "serving.logs.Formatter",
+            "()": "onloop.logging.Formatter",
             "log_format": LOG_FORMAT,
             "service": SERVICE,
         },
     },
-    "handlers": {"stderr": {"()": "serving.logs.Handler", "formatter": "line"}},
+    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
     "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
     "loggers": {
         # Without the handlers that Django and uvicorn bring along.

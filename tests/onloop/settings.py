@@ -1,0 +1,65 @@
+import tempfile
+from pathlib import Path
+
+import structlog
+
+# The threads of a request each open the file; one in memory they would not share.
+FOLDER = Path(tempfile.mkdtemp())
+
+SECRET_KEY = "only for tests"
+DEBUG = False
+ALLOWED_HOSTS = ["testserver", "127.0.0.1", "localhost"]
+ROOT_URLCONF = "tests.onloop.urls"
+USE_TZ = True
+SITE_ID = 1
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.flatpages",
+    "django.contrib.redirects",
+    "django.contrib.sites",
+    "onloop",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": FOLDER / "db.sqlite3",
+        "TEST": {"NAME": FOLDER / "test.sqlite3"},
+        "CONN_MAX_AGE": 60,
+    }
+}
+
+# As the README describes it: structlog writes through the standard library.
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"()": "onloop.logging.Formatter", "log_format": "json", "service": "x"}
+    },
+    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"]},
+    # Without the handlers that Django brings along, which write on their own.
+    "loggers": {"django": {"handlers": [], "level": "NOTSET"}},
+}

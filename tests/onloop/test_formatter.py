@@ -1,0 +1,148 @@
+import json
+import logging
+import math
+import re
+import sys
+from typing import Any
+
+import pytest
+import structlog
+from onloop.logging import Formatter
+
+NASTY = 'a\nb\r\tc\x1b[31m\x85\u2028 d="e" \\f=g \u00fc'
+
+
+def record(message: str, **extra: Any) -> logging.LogRecord:
+    made = logging.makeLogRecord(
+        {"name": "shop", "levelno": 20, "levelname": "INFO", "msg": message}
+    )
+    vars(made).update(extra)
+    return made
+
+
+def parse_pairs(text: str) -> dict[str, Any]:
+    pairs = re.findall(r'([^\s=]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)', text)
+    assert " ".join(f"{key}={value}" for key, value in pairs) == text
+    return {k: json.loads(v) if v.startswith('"') else v for k, v in pairs}
+
+
+def parse_text(line: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(\S+) ([A-Z]+) +(\S+): ([^\t]*)\t(.*)", line)
+    assert match
+    timestamp, level, logger, message, pairs = match.groups()
+    head = {"timestamp": timestamp, "level": level.lower(), "logger": logger}
+    return head | {"message": message} | parse_pairs(pairs)
+
+
+PARSERS = {"text": parse_text, "logfmt": parse_pairs, "json": json.loads}
+
+
+@pytest.fixture(params=PARSERS)
+def log_format(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def parse(log_format: str, made: logging.LogRecord) -> dict[str, Any]:
+    line = Formatter(log_format, "tests").format(made)
+    assert len(line.splitlines()) == 1
+    fields: dict[str, Any] = PARSERS[log_format](line)
+    return fields
+
+
+def test_line_holds_the_core_fields(log_format: str) -> None:
+    fields = parse(log_format, record("Paid %s", args=("7 EUR",)))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{6}Z", fields.pop("timestamp"))
+    assert fields == {
+        "level": "info",
+        "logger": "shop",
+        "message": "Paid 7 EUR",
+        "service": "tests",
+    }
+
+
+def test_extra_becomes_fields(log_format: str) -> None:
+    fields = parse(log_format, record("Paid", order=7, path="/a b", empty=""))
+    assert str(fields["order"]) == "7"
+    assert fields["path"] == "/a b"
+    assert fields["empty"] == ""
+
+
+def test_value_of_a_client_stays_one_value(log_format: str) -> None:
+    assert parse(log_format, record("Paid", path=NASTY))["path"] == NASTY
+
+
+def test_message_of_a_client_stays_one_message(log_format: str) -> None:
+    fields = parse(log_format, record(NASTY))
+    expected = NASTY
+    if log_format == "text":
+        expected = 'a\\nb\\r\\tc\\x1b[31m\\x85\\u2028 d="e" \\f=g \u00fc'
+    assert fields["message"] == expected
+    assert set(fields) == {"timestamp", "level", "logger", "message", "service"}
+
+
+def test_extra_cannot_pose_as_a_core_field(log_format: str) -> None:
+    fields = parse(log_format, record("Paid", service="other"))
+    assert fields["service"] == "tests"
+    assert fields["service_"] == "other"
+
+
+def test_number_that_json_does_not_know_is_a_string() -> None:
+    fields = parse("json", record("Measured", ratio=math.nan, most=[math.inf, 1.5]))
+    assert fields["ratio"] == "NaN"
+    assert fields["most"] == ["Infinity", 1.5]
+
+
+@pytest.mark.parametrize("log_format", ["text", "logfmt"])
+def test_number_is_a_bare_word(log_format: str) -> None:
+    fields = parse(log_format, record("Measured", ratio=math.nan, half=0.5))
+    assert (fields["ratio"], fields["half"]) == ("nan", "0.5")
+
+
+@pytest.mark.parametrize("extra", [{"large": 10**5000}, {1: "key"}])
+def test_line_survives_fields_that_cannot_be_shown(
+    log_format: str, extra: dict[Any, Any]
+) -> None:
+    made = record("Paid")
+    vars(made).update(extra)
+    fields = parse(log_format, made)
+    assert fields["message"] == "Paid"
+    assert fields["fields"].startswith("cannot be shown: ")
+
+
+def test_structlog_events_have_the_same_shape(
+    log_format: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    structlog.get_logger("shop").warning("Paid %s", "late", order=7)
+    fields = parse(log_format, caplog.records[-1])
+    assert fields["level"] == "warning"
+    assert fields["logger"] == "shop"
+    assert fields["message"] == "Paid late"
+    assert str(fields["order"]) == "7"
+
+
+def failure() -> logging.LogRecord:
+    secret = "hunter2"
+    try:
+        raise ValueError(f"no\nuse{secret[:0]}")
+    except ValueError:
+        return record("Failed", exc_info=sys.exc_info())
+
+
+def test_traceback_is_structured_in_json() -> None:
+    line = Formatter("json", "tests").format(failure())
+    [exception] = json.loads(line)["exception"]
+    assert exception["exc_type"] == "ValueError"
+    assert exception["frames"][-1]["name"] == "failure"
+    assert "hunter2" not in line
+
+
+def test_traceback_is_one_value_in_logfmt() -> None:
+    [line] = Formatter("logfmt", "tests").format(failure()).splitlines()
+    assert "ValueError: no\nuse" in parse_pairs(line)["exception"]
+
+
+def test_traceback_is_indented_in_text() -> None:
+    first, *rest = Formatter("text", "tests").format(failure()).splitlines()
+    assert parse_text(first)["message"] == "Failed"
+    assert rest[-1] == "    use"
+    assert all(line.startswith("    ") for line in rest)

@@ -1,0 +1,181 @@
+"""What a service promises and its owner need not test; put into its tests by a test."""
+
+import importlib
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from asgiref.sync import sync_to_async
+from config import settings as config_settings
+from config.environment import Environment
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+from django.db.backends.signals import connection_created
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient
+from django.urls import path
+from onloop.server_timing import watch_connection
+from tests.conftest import LogLines
+
+ROOT = Path(__file__).parent.parent
+
+
+@sync_to_async
+def query() -> None:
+    # A new connection, as in a server whose threads have none yet.
+    fresh = connection.copy()
+    with fresh.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    fresh.close()
+
+
+async def queries(request: HttpRequest) -> HttpResponse:
+    for _ in range(3):
+        await query()
+    return HttpResponse()
+
+
+urlpatterns = [path("queries/", queries)]
+
+
+@pytest.fixture
+def own_pages(own_middleware: None, settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+
+
+def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", "True")
+    monkeypatch.setenv("ALLOWED_HOSTS", "a.example, b.example,")
+    monkeypatch.setenv("REQUEST_TIMEOUT", "2.5")
+    settings = importlib.reload(config_settings)
+    assert settings.DEBUG is True
+    assert settings.ALLOWED_HOSTS == ["a.example", "b.example"]
+    assert settings.REQUEST_TIMEOUT == 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SERVER_TIMING", "yes"), ("REQUEST_TIMEOUT", "-1"), ("REQUEST_TIMEOUT", "nan")],
+)
+def test_wrong_value_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=f"{name}='{value}' is refused: use"):
+        importlib.reload(config_settings)
+
+
+@pytest.mark.parametrize("port", ["", ":port"])
+def test_refused_postgresql_url_does_not_show_its_password(
+    monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("config.environment.find_spec", lambda name: None)
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@host{port}/name")
+    expected = "use sqlite:///" if port else "uv add 'psycopg"
+    with pytest.raises(ImproperlyConfigured, match=expected) as caught:
+        importlib.reload(config_settings)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_query_of_the_database_url_outranks_the_timeouts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("config.environment.find_spec", lambda name: True)
+    url = "postgresql://host/name?connect_timeout=5&sslmode=require"
+    options = Environment(tmp_path / ".env", {"X": url}).database("X")["OPTIONS"]
+    assert (options["connect_timeout"], options["sslmode"]) == (5, "require")
+    assert options["keepalives_idle"] == 10
+
+
+def test_every_line_of_the_example_may_be_uncommented(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RESPONSE_HEADER", "SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    dotenv = re.sub(r"(?m)^#(?=[A-Z_]+=)", "", example)
+    dotenv = dotenv.replace("SECRET_KEY=", "SECRET_KEY=x")
+    (tmp_path / ".env").write_text(
+        f"{dotenv}\nPOSTGRES_PASSWORD=x\nFORWARDED_ALLOW_IPS=10.0.0.0/8\n"
+    )
+    env = Environment(tmp_path / ".env", {})
+    header = env.text("RESPONSE_HEADER")
+    assert header == os.environ["EXPECTED_HEADER"]
+    # The names that the settings ask for are all that may stand there.
+    source = (ROOT / "config" / "settings.py").read_text(encoding="utf-8")
+    for name in re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source):
+        env.text(name)
+    also = re.findall(r"env\.refuse_unknown\((.*?)\)\n", source, re.DOTALL)
+    env.refuse_unknown(re.findall(r'"([A-Z_]+)"', also[0]))
+
+
+@pytest.mark.usefixtures("own_pages")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("debug", "sent"), [(True, True), (False, False)])
+async def test_queries_are_counted_only_while_debug_is_on(
+    async_client: AsyncClient, settings: Any, debug: bool, sent: bool
+) -> None:
+    settings.SERVER_TIMING = "always"
+    settings.DEBUG = debug
+    try:
+        value = (await async_client.get("/queries/")).headers["Server-Timing"]
+    finally:
+        connection_created.disconnect(watch_connection)
+    found = re.search(r'db;dur=\d+\.\d;desc="3 queries", app;', value)
+    assert bool(found) is sent
+
+
+@pytest.mark.usefixtures("own_middleware")
+async def test_filter_changes_what_is_logged(
+    async_client: AsyncClient, log_lines: LogLines
+) -> None:
+    def redact(record: logging.LogRecord) -> bool:
+        vars(record)["path"] = "/redacted/"
+        return True
+
+    logger = logging.getLogger("serving.timing")
+    logger.addFilter(redact)
+    await async_client.get("/answer/200/")
+    logger.removeFilter(redact)
+    [line] = log_lines("serving.timing")
+    assert line["path"] == "/redacted/"
+
+
+@pytest.mark.usefixtures("own_middleware")
+async def test_record_factory_makes_the_record(
+    async_client: AsyncClient, log_lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        vars(record)["trace"] = "0af7"
+        return record
+
+    monkeypatch.setattr(logging, "_logRecordFactory", factory)
+    await async_client.get("/answer/200/")
+    [line] = log_lines("serving.timing")
+    assert line["trace"] == "0af7"
+
+
+@pytest.mark.usefixtures("own_middleware")
+async def test_page_redirects_to_https_where_a_probe_does_not(
+    async_client: AsyncClient, settings: Any
+) -> None:
+    settings.MIDDLEWARE += ["django.middleware.security.SecurityMiddleware"]
+    settings.SECURE_SSL_REDIRECT = True
+    assert (await async_client.get("/log/")).status_code == 301
+    assert (await async_client.get("/livez")).status_code == 200
+
+
+async def test_caplog_sees_lines_of_structlog_and_of_the_standard_library(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("shop").info("Paid %s", "7 EUR", extra={"order": 7})
+        structlog.get_logger("shop").info("Shipped")
+    assert caplog.messages[0] == "Paid 7 EUR"
+    assert "Shipped" in caplog.messages[1]

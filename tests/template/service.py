@@ -1,0 +1,232 @@
+"""A generated service, and what a person does with it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from tests.template import interpreters
+
+TEMPLATE = Path(__file__).parent.parent.parent
+TREE = TEMPLATE / "{{cookiecutter.project_slug}}"
+ONLOOP = TREE / "vendor" / "onloop"
+# What a shell on a new machine has; neither a virtual environment nor settings.
+INHERITED = (
+    *("PATH", "HOME", "LANG", "UV_CACHE_DIR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS"),
+)
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Service:
+    path: Path
+    answers: dict[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
+        return inherited() | {
+            "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
+            # The oldest Python that it may run on, or the newest that is found.
+            "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
+        }
+
+    def copy(self, path: Path) -> "Service":
+        """As it was generated, in another folder."""
+        for file in self.files():
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.path / file, path / file)
+        return Service(path, self.answers)
+
+    def copy_in_environment(self, path: Path) -> "Service":
+        """As it was generated, in the environment of this one: run with --no-sync."""
+        copy = self.copy(path)
+        (path / ".venv").symlink_to(self.path / ".venv")
+        return copy
+
+    def replace(self, file: str, before: str, after: str) -> None:
+        """In the one place where it stands."""
+        text = (self.path / file).read_text(encoding="utf-8")
+        assert text.count(before) == 1, f"{before!r} in {file}"
+        (self.path / file).write_text(text.replace(before, after), encoding="utf-8")
+
+    def files(self) -> set[str]:
+        """As generated: without what running it adds, and without what git ignores."""
+        made = re.compile(
+            r"\.venv/|uv\.lock$|(.*/)?(__pycache__|\.\w+_cache)/"
+            r"|staticfiles/|.*\.sqlite3"
+        )
+        paths = (path for path in self.path.rglob("*") if path.is_file())
+        names = {path.relative_to(self.path).as_posix() for path in paths}
+        return {name for name in names if not made.match(name)}
+
+    def readme_commands(self) -> list[str]:
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return re.findall(r"^    (uv run .*)$", text, re.MULTILINE)
+
+    def readme_python(self) -> list[str]:
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    def readme_environment(self) -> dict[str, str]:
+        """Of production."""
+        text = (self.path / "README.md").read_text(encoding="utf-8")
+        return dict(re.findall(r"^    ([A-Z_]+)=(.*)$", text, re.MULTILINE))
+
+    def run(self, command: str, **environment: str) -> str:
+        return succeed(command.split(), self.path, self.environment | environment)
+
+    @contextmanager
+    def serve(self, command: str, **environment: str) -> Iterator["Server"]:
+        """Run the command on a free port, by SIGTERM to the end."""
+        port = free_port()
+        arguments = re.sub(r"\b8000\b", str(port), command).split()
+        with self.start(arguments, port, self.environment | environment) as server:
+            yield server
+
+    @contextmanager
+    def start(
+        self, command: list[str], port: int, environment: dict[str, str]
+    ) -> Iterator["Server"]:
+        log = self.path.parent / f"{port}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # uv passes signals on to what it runs; the group is for the worst.
+                start_new_session=True,
+            )
+        server = Server(port, log, process)
+        try:
+            server.wait_for(server.listens)
+            yield server
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def get(self, path: str, **headers: str) -> Answer:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, fields, response.read().decode())
+        finally:
+            connection.close()
+
+    def listens(self) -> bool:
+        status = self.process.poll()
+        assert status is None, f"it ended with {status}:\n{self.log.read_text()}"
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
+            time.sleep(0.02)
+
+    def lines(self, log_format: str) -> list[Line]:
+        text = self.log.read_text(encoding="utf-8")
+        return [PARSERS[log_format](line) for line in text.splitlines()]
+
+
+def finish(
+    command: Sequence[str | Path],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """With stdout and stderr in one."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def succeed(
+    command: Sequence[str | Path], cwd: Path, env: dict[str, str] | None = None
+) -> str:
+    done = finish(command, cwd, env)
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+def inherited(*more: str) -> dict[str, str]:
+    names = (*INHERITED, *more)
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def system_path() -> str:
+    """PATH without the virtual environment that these tests run in."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(f for f in folders if not f.startswith(str(TEMPLATE)))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def parse_logfmt(line: str) -> Line:
+    pair = r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)'
+    assert re.fullmatch(f"{pair}(?: {pair})*", line), line
+    return {
+        key: json.loads(value) if value.startswith('"') else value
+        for key, value in re.findall(pair, line)
+    }
+
+
+def parse_text(line: str) -> Line:
+    match = re.fullmatch(r"(\S+) ([A-Z]+) +([\w.]+): ([^\t]*)\t(.*)", line)
+    assert match, line
+    timestamp, level, logger, message, pairs = match.groups()
+    head = {"timestamp": timestamp, "level": level.lower(), "logger": logger}
+    return head | {"message": message} | parse_logfmt(pairs)
+
+
+PARSERS: dict[str, Callable[[str], Line]] = {
+    "text": parse_text,
+    "logfmt": parse_logfmt,
+    "json": json.loads,
+}

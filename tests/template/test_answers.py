@@ -1,0 +1,277 @@
+"""Bad answers are refused before anything is written; odd ones are kept safe."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+
+from tests.template.conftest import Bake
+from tests.template.prompts import CONTEXT, DEFAULTS, TEXTS, choices
+from tests.template.service import TEMPLATE, TREE, finish
+
+CleanEnvironment = dict[str, str]
+
+
+def cookiecutter(
+    output: Path, environment: CleanEnvironment, *arguments: str
+) -> tuple[int, list[str]]:
+    command = [sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE)]
+    done = finish([*command, *arguments], output, environment)
+    # What follows is cookiecutter's own report, with a traceback, that a hook failed.
+    own, _, _ = done.stdout.partition("ERROR: Stopping generation")
+    return done.returncode, own.splitlines()
+
+
+def test_eleven_prompts_have_a_label_for_each_choice() -> None:
+    assert list(DEFAULTS) == [
+        "project_name",
+        "project_slug",
+        "django_version",
+        "log_format",
+        "response_header",
+        "header_condition",
+        "server_timing",
+        "database",
+        "admin",
+        "deploy",
+        "ci",
+    ]
+    assert CONTEXT["__prompts__"].keys() == DEFAULTS.keys()
+    for prompt, label in CONTEXT["__prompts__"].items():
+        if isinstance(CONTEXT[prompt], list):
+            assert label.keys() == {"__prompt__", *CONTEXT[prompt]}
+        else:
+            assert isinstance(label, str)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "reason"),
+    [
+        ("project_slug", "", "1 to 63 of a-z"),
+        ("project_slug", "2x", "start with a letter"),
+        ("project_slug", "a b", "1 to 63 of a-z"),
+        ("project_slug", "A", "1 to 63 of a-z"),
+        ("project_slug", "x-", "not end with a hyphen"),
+        ("project_slug", "x\ny", "1 to 63 of a-z"),
+        ("project_slug", "../x", "1 to 63 of a-z"),
+        ("project_slug", "x/y/z", "1 to 63 of a-z"),
+        ("project_slug", "a" * 70, "1 to 63 of a-z"),
+        ("project_slug", "a" * 300, "1 to 63 of a-z"),
+        ("project_slug", "config", "name of a package"),
+        ("project_slug", "django", "name of a package"),
+        ("project_slug", "packaging", "name of a package"),
+        ("response_header", "X-Status", "with a colon"),
+        ("response_header", "X Status: OK", "bad name"),
+        ("response_header", ": OK", "bad name"),
+        ("response_header", "X-Status:", "bad value"),
+        ("response_header", "X-Status: a\nX-Other: b", "bad value"),
+        ("response_header", "X-Status: caf\u00e9", "bad value"),
+        ("response_header", "Content-Length: 3", "the server itself sets"),
+        ("project_name", " ", "printable text on one line"),
+        ("project_name", "a\nb", "printable text on one line"),
+        ("project_name", "a\x1b[31mb", "printable text on one line"),
+    ],
+)
+def test_bad_answer_is_refused_in_one_sentence(
+    tmp_path: Path,
+    clean_environment: CleanEnvironment,
+    prompt: str,
+    answer: str,
+    reason: str,
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    before = sorted(tmp_path.iterdir())
+    status, lines = cookiecutter(output, clean_environment, f"{prompt}={answer}")
+    assert status == 1
+    [line] = lines
+    assert line.startswith(f"{prompt} {answer!r} ")
+    assert reason in line
+    assert not list(output.iterdir())
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("project_name", "slug"),
+    [
+        ("My Shop", "my-shop"),
+        ("\u00dcber 9", "uber-9"),
+        ("\U0001f680", "my-async-service"),
+    ],
+)
+def test_slug_is_derived_from_the_name(
+    tmp_path: Path, clean_environment: CleanEnvironment, project_name: str, slug: str
+) -> None:
+    status, lines = cookiecutter(
+        tmp_path, clean_environment, f"project_name={project_name}"
+    )
+    assert (status, lines) == (0, [])
+    assert (tmp_path / slug / "manage.py").exists()
+
+
+@pytest.mark.parametrize("length", range(20, 90, 7))
+def test_header_of_any_length_keeps_the_settings_formatted(
+    bake: Bake, length: int
+) -> None:
+    service = bake(response_header="X-Long: " + "x" * length)
+    settings = str(service.path / "config" / "settings.py")
+    subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", settings], check=True
+    )
+
+
+def test_existing_folder_is_left_alone(
+    tmp_path: Path, clean_environment: CleanEnvironment
+) -> None:
+    mine = tmp_path / "my-async-service" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("keep")
+    status, lines = cookiecutter(tmp_path, clean_environment)
+    assert status == 1
+    assert "already exists" in lines[0]
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
+
+
+def test_overwriting_keeps_what_the_user_wrote(
+    tmp_path: Path, clean_environment: CleanEnvironment
+) -> None:
+    project = tmp_path / "my-async-service"
+    cookiecutter(tmp_path, clean_environment)
+    (project / ".env").write_text("SECRET_KEY=mine\n")
+    (project / "home" / "templates" / "home" / "mine.html").write_text("mine")
+    status, _ = cookiecutter(tmp_path, clean_environment, "--overwrite-if-exists")
+    assert status == 0
+    assert (project / ".env").read_text() == "SECRET_KEY=mine\n"
+    assert (project / "home" / "templates" / "home" / "mine.html").exists()
+
+
+def test_refused_answer_with_overwriting_keeps_what_the_user_wrote(
+    tmp_path: Path, clean_environment: CleanEnvironment
+) -> None:
+    cookiecutter(tmp_path, clean_environment)
+    project = tmp_path / "my-async-service"
+    before = {p: p.stat().st_mtime_ns for p in project.rglob("*")}
+    status, _ = cookiecutter(
+        tmp_path, clean_environment, "--overwrite-if-exists", "response_header=bad"
+    )
+    assert status == 1
+    for path, modified in before.items():
+        assert path.is_dir() or path.stat().st_mtime_ns == modified
+
+
+def test_each_service_gets_a_key_of_its_own_that_only_its_owner_reads(
+    bake: Bake,
+) -> None:
+    keys = set()
+    for database in ("sqlite", "postgresql"):
+        dotenv = bake(database=database).path / ".env"
+        [key] = re.findall(r"^SECRET_KEY=(\S{50,})$", dotenv.read_text(), re.MULTILINE)
+        keys.add(key)
+        assert dotenv.stat().st_mode & 0o777 == 0o600
+    assert len(keys) == 2
+
+
+def test_hooks_need_neither_git_nor_uv_nor_anything_on_the_path(
+    tmp_path: Path, clean_environment: CleanEnvironment
+) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    status, lines = cookiecutter(output, clean_environment | {"PATH": os.devnull})
+    assert (status, lines) == (0, [])
+
+
+def test_without_hooks_the_service_starts_from_the_example(
+    tmp_path: Path, clean_environment: CleanEnvironment, bake: Bake
+) -> None:
+    status, _ = cookiecutter(tmp_path, clean_environment, "--accept-hooks", "no")
+    assert status == 0
+    project = tmp_path / "my-async-service"
+    example = (project / ".env.example").read_text()
+    (project / ".env").write_text(
+        example.replace("SECRET_KEY=\n", "SECRET_KEY=a-long-random-text\n")
+    )
+    service = type(bake())(project, DEFAULTS)
+    command, *_ = service.readme_commands()
+    with service.serve(f"{command} 8000") as server:
+        assert json.loads(server.get("/hello/you/").body) == {"hello": "you"}
+
+
+def test_every_dependency_of_a_service_is_refused_as_its_name(bake: Bake) -> None:
+    service = bake(database="postgresql", admin="true")
+    service.run("uv lock")
+    lock = tomllib.loads((service.path / "uv.lock").read_text(encoding="utf-8"))
+    hook = (TEMPLATE / "hooks" / "pre_gen_project.py").read_text(encoding="utf-8")
+    for package in lock["package"]:
+        if package["name"] != "my-async-service":
+            assert f'"{package["name"]}"' in hook, package["name"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        TEXTS["response_header"],
+        "X-All: " + "".join(map(chr, range(0x21, 0x7F))) + " # ${HOME} $(id) \\",
+    ],
+)
+def test_header_of_the_example_is_read_as_it_was_answered(
+    bake: Bake, header: str
+) -> None:
+    service = bake(response_header=header)
+    example = (service.path / ".env.example").read_text(encoding="utf-8")
+    [line] = re.findall(r"^#(RESPONSE_HEADER=.*)$", example, re.MULTILINE)
+    assert dotenv_values(stream=StringIO(line)) == {"RESPONSE_HEADER": header}
+
+
+def test_each_choice_is_allowed_in_the_environment_too() -> None:
+    settings = (TREE / "config" / "settings.py").read_text(encoding="utf-8")
+    header = part_of(TREE / "serving" / "header.py", "CONDITIONS")
+    assert choices("header_condition") == list(header["CONDITIONS"])
+    for prompt in ("log_format", "server_timing"):
+        [allowed] = re.findall(rf'"{prompt.upper()}", (\[.*\])\)', settings)
+        assert choices(prompt) == ast.literal_eval(allowed)
+
+
+def part_of(path: Path, *names: str) -> dict[str, Any]:
+    """Constants and functions of a file that cannot be imported here."""
+    namespace: dict[str, Any] = {"re": re}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node
+        if getattr(target, "id", getattr(target, "name", "")) in names:
+            exec(ast.unparse(node), namespace)  # noqa: S102
+    return namespace
+
+
+def test_prompt_and_environment_refuse_the_same_headers() -> None:
+    hook = TEMPLATE / "hooks" / "pre_gen_project.py"
+    names = ("RESERVED_NAMES", "SERVER_MANAGED_HEADERS", "refusal")
+    refusal = part_of(hook, *names)["refusal"]
+    names = ("HEADER_NAME", "HEADER_VALUE", "SERVER_MANAGED_HEADERS")
+    header = part_of(TREE / "serving" / "header.py", *names, "parse_header")
+    parse_header, managed = header["parse_header"], header["SERVER_MANAGED_HEADERS"]
+
+    def accepted_at_run_time(text: str) -> bool:
+        try:
+            parse_header(text)
+        except ValueError:
+            return False
+        return True
+
+    answers = DEFAULTS | {"__project_slug": DEFAULTS["project_slug"]}
+    headers = [f"{name.title()}: 1" for name in managed]
+    for char in map(chr, range(0x180)):
+        headers += [f"X{char}Y: 1", f"X: a{char}b", f"X: {char}", f"X:{char}b"]
+    verdicts = {header: accepted_at_run_time(header) for header in headers}
+    assert {*verdicts.values()} == {True, False}
+    assert verdicts == {
+        header: refusal(answers | {"response_header": header}) is None
+        for header in headers
+    }

@@ -1,0 +1,247 @@
+"""Every pair of choices: generated, linted, typed, tested, served."""
+
+import ast
+import html
+import itertools
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from tests.template.conftest import Bake
+from tests.template.prompts import COMBINATIONS, VARIED, name
+from tests.template.service import TREE, Server, Service
+
+FILES = {
+    ".env",
+    ".env.example",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "README.md",
+    "config/__init__.py",
+    "config/asgi.py",
+    "config/environment.py",
+    "config/logging.json",
+    "config/settings.py",
+    "config/urls.py",
+    "home/__init__.py",
+    "home/templates/home/index.html",
+    "home/urls.py",
+    "home/views.py",
+    "manage.py",
+    "pyproject.toml",
+    "serving/__init__.py",
+    "serving/apps.py",
+    "serving/header.py",
+    "serving/health.py",
+    "serving/middleware.py",
+    "tests/__init__.py",
+    "tests/conftest.py",
+    "tests/pages.py",
+    "tests/settings.py",
+    "tests/test_checks.py",
+    "tests/test_database.py",
+    "tests/test_deadline.py",
+    "tests/test_environment.py",
+    "tests/test_header.py",
+    "tests/test_health.py",
+    "tests/test_home.py",
+    "tests/test_log.py",
+    "tests/test_server.py",
+    "vendor/onloop/CHANGELOG.md",
+    "vendor/onloop/LICENSE",
+    "vendor/onloop/README.md",
+    "vendor/onloop/pyproject.toml",
+    "vendor/onloop/src/onloop/__init__.py",
+    "vendor/onloop/src/onloop/_blocking.py",
+    "vendor/onloop/src/onloop/_chain.py",
+    "vendor/onloop/src/onloop/_compat.py",
+    "vendor/onloop/src/onloop/_isolation.py",
+    "vendor/onloop/src/onloop/_source.py",
+    "vendor/onloop/src/onloop/apps.py",
+    "vendor/onloop/src/onloop/asgi.py",
+    "vendor/onloop/src/onloop/checks.py",
+    "vendor/onloop/src/onloop/handler.py",
+    "vendor/onloop/src/onloop/inlining.py",
+    "vendor/onloop/src/onloop/logging/__init__.py",
+    "vendor/onloop/src/onloop/logging/formatter.py",
+    "vendor/onloop/src/onloop/logging/queue.py",
+    "vendor/onloop/src/onloop/management/__init__.py",
+    "vendor/onloop/src/onloop/management/commands/__init__.py",
+    "vendor/onloop/src/onloop/management/commands/middleware.py",
+    "vendor/onloop/src/onloop/management/commands/runserver.py",
+    "vendor/onloop/src/onloop/measure.py",
+    "vendor/onloop/src/onloop/outcome.py",
+    "vendor/onloop/src/onloop/py.typed",
+    "vendor/onloop/src/onloop/pytest_plugin.py",
+    "vendor/onloop/src/onloop/server_timing.py",
+    "vendor/onloop/src/onloop/threads.py",
+}
+DOCKER = {"Dockerfile", ".dockerignore", "compose.yaml"}
+FILES_BY_ANSWER = {
+    ("admin", "true"): {"config/admin.py"},
+    ("database", "postgresql"): {"tests/postgresql.py"},
+    ("deploy", "docker"): DOCKER,
+    ("deploy", "kubernetes"): DOCKER
+    | {
+        "deploy/base/configmap.yaml",
+        "deploy/base/deployment.yaml",
+        "deploy/base/horizontalpodautoscaler.yaml",
+        "deploy/base/kustomization.yaml",
+        "deploy/base/migrate.yaml",
+        "deploy/base/poddisruptionbudget.yaml",
+        "deploy/base/service.yaml",
+    },
+    ("ci", "github"): {".github/workflows/ci.yml"},
+    ("ci", "gitlab"): {".gitlab-ci.yml"},
+}
+# The statuses, of those asked for, that carry the response header.
+CARRYING = {
+    "status-200": {200},
+    "success": {200},
+    "always": {200, 404},
+    "never": set(),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(answers, marks=pytest.mark.xdist_group(name(answers)))
+        for answers in COMBINATIONS
+    ],
+    ids=[name(answers) for answers in COMBINATIONS],
+)
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(**request.param)
+
+
+def test_every_pair_of_choices_is_baked() -> None:
+    for (one, its), (other, theirs) in itertools.combinations(VARIED.items(), 2):
+        for pair in itertools.product(its, theirs):
+            assert any((row[one], row[other]) == pair for row in COMBINATIONS), pair
+
+
+def test_files_are_exactly_those_of_the_answers(service: Service) -> None:
+    expected = FILES.union(
+        *(
+            files
+            for (prompt, answer), files in FILES_BY_ANSWER.items()
+            if service.answers[prompt] == answer
+        )
+    )
+    assert service.files() == expected
+
+
+def test_every_file_is_rendered_and_parses_or_is_copied(service: Service) -> None:
+    for file in service.files():
+        if file.startswith("vendor/"):
+            assert (service.path / file).read_bytes() == (TREE / file).read_bytes()
+            continue
+        text = (service.path / file).read_text(encoding="utf-8")
+        # Answers may hold braces; only the template speaks of cookiecutter.
+        assert "cookiecutter" not in text, file
+        assert not re.search(r"^\s*# %", text, re.MULTILINE), file
+        if file.endswith(".py"):
+            ast.parse(text, file)
+        if file.endswith(".toml"):
+            tomllib.loads(text)
+
+
+def test_lints(service: Service) -> None:
+    service.run("uv run ruff check .")
+    service.run("uv run ruff format --check .")
+
+
+def test_types(service: Service) -> None:
+    service.run("uv run mypy .")
+
+
+def test_own_tests_pass(service: Service) -> None:
+    output = service.run("uv run pytest")
+    assert re.search(r"\d+ passed in", output)
+    assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
+
+
+@pytest.fixture(scope="module")
+def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that names the database; none for SQLite, which has a default."""
+    if service.answers["database"] == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("new_database")()}
+
+
+def test_migrates_with_nothing_left_to_make(
+    service: Service, database: dict[str, str]
+) -> None:
+    service.run("uv run manage.py migrate", **database)
+    service.run("uv run manage.py makemigrations --check --dry-run", **database)
+
+
+def test_deploy_check_warns_of_nothing_in_the_documented_environment(
+    service: Service,
+) -> None:
+    [command] = [c for c in service.readme_commands() if "--deploy" in c]
+    documented = service.readme_environment() | {"DEBUG": ""}
+    service.run(command, **documented | {"SECRET_KEY": str(list(range(40)))})
+
+
+def test_served_by_the_documented_command(
+    service: Service, database: dict[str, str]
+) -> None:
+    # What uv says while it installs is no line of the service.
+    service.run("uv sync")
+    production = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
+    if service.answers["admin"] == "true":
+        service.run("uv run manage.py collectstatic --noinput", **production)
+    [command] = [c for c in service.readme_commands() if "uvicorn" in c]
+    with service.serve(command, **production, **database) as server:
+        requests = served(service, server)
+        ready = server.get("/readyz")
+        assert ready.status == 200, ready.body
+    check_log(service, server.lines(service.answers["log_format"]), requests)
+
+
+def served(service: Service, server: Server) -> list[tuple[str, int]]:
+    """Asks for each page; returns the path and the status of each request."""
+    header, _, value = service.answers["response_header"].partition(": ")
+    carrying = CARRYING[service.answers["header_condition"]]
+    timing = service.answers["server_timing"] == "always"
+    pages = {"/": 200, "/hello/you/": 200, "/nowhere/": 404}
+    if service.answers["admin"] == "true":
+        pages["/admin/login/"] = 200
+    for path, status in pages.items():
+        answer = server.get(path)
+        assert answer.status == status, answer.body
+        expected = value if status in carrying else None
+        assert answer.headers.get(header.lower()) == expected
+        assert ("server-timing" in answer.headers) == timing
+        if path == "/":
+            title = html.escape(service.answers["project_name"])
+            assert f"<title>{title}</title>" in answer.body
+        if path == "/admin/login/":
+            [css] = re.findall(
+                r'href="(/static/admin/css/login\.\w+\.css)"', answer.body
+            )
+            assert server.get(css).status == 200
+    if service.answers["admin"] == "true":
+        pages[css] = 200
+    return list(pages.items())
+
+
+def check_log(
+    service: Service, lines: list[dict[str, Any]], requests: list[tuple[str, int]]
+) -> None:
+    timing = [
+        line
+        for line in lines
+        if line["logger"] == "serving.timing" and line["path"] != "/readyz"
+    ]
+    assert [(line["path"], int(line["status"])) for line in timing] == requests
+    for line in lines:
+        assert line["service"] == service.answers["project_slug"]
+    for line in timing:
+        assert line["outcome"] == "completed"
+        assert float(line["duration"]) > 0
+        assert len(line["request_id"]) == 32

@@ -1,0 +1,534 @@
+"""The files for an operator: valid by their own linters, and run as far as can be."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.template import interpreters
+from tests.template.conftest import Bake
+from tests.template.linters import LINTED, lint
+from tests.template.prompts import COMBINATIONS, choices
+from tests.template.service import Service, free_port, inherited, succeed
+
+# One service for each linter would prove no more than these two.
+ANSWERS = [
+    {"deploy": "kubernetes", "ci": "github", "database": "postgresql"}
+    | {"django_version": "6.1"},
+    {"deploy": "kubernetes", "ci": "gitlab", "admin": "false"},
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(a, marks=pytest.mark.xdist_group(a["ci"])) for a in ANSWERS],
+    ids=["github, postgresql, admin", "gitlab, sqlite, no admin"],
+)
+def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
+    return bake(**request.param)
+
+
+# Each is listed twice, as strict and not.
+RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
+
+
+def documents(service: Service) -> dict[str, Any]:
+    files = (service.path / "deploy" / "base").glob("*.yaml")
+    return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")) for f in files}
+
+
+def names(text: str) -> set[str]:
+    return set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
+
+
+# The environment.
+
+
+def test_table_of_the_readme_is_the_example_is_the_settings(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    settings = (service.path / "config" / "settings.py").read_text(encoding="utf-8")
+    example = (service.path / ".env.example").read_text(encoding="utf-8")
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', settings))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", readme, re.MULTILINE)) == read
+    assert names(example) == read
+
+
+def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.*?)`|\w+) \|", readme, re.MULTILINE)
+    table = {name: default for name, default in rows if default not in ("", "false")}
+    settings = (service.path / "config" / "settings.py").read_text(encoding="utf-8")
+    assert table == dict(
+        re.findall(r'^    "([A-Z_]+)": "(.*)",$', settings, re.MULTILINE)
+    )
+
+
+# All combinations.
+
+PROMPTS = ("database", "admin", "deploy", "ci")
+
+
+@pytest.mark.xdist_group("every combination")
+def test_every_combination_has_valid_files_and_tested_code(
+    bake: Bake, tmp_path: Path
+) -> None:
+    """test_combinations.py runs a service for each database with and without admin,
+    and not for each way to deploy it and each CI: these must not change its code.
+    """
+    code: dict[tuple[str, ...], set[str]] = {}
+    linted: dict[str, set[str]] = {name: set() for name in LINTED}
+    for values in itertools.product(*map(choices, PROMPTS)):
+        service = bake(**dict(zip(PROMPTS, values, strict=True)))
+        files = {
+            name: (service.path / name).read_text(encoding="utf-8")
+            for name in sorted(service.files())
+        }
+        python = [item for item in files.items() if item[0].endswith(".py")]
+        code.setdefault(values[:2], set()).add(repr(python))
+        for name, text in files.items():
+            if (base := Path(name).name) in linted:
+                linted[base].add(text)
+        manifests = documents(service)
+        manifests.pop("kustomization", None)
+        assert bool(manifests) == (service.answers["deploy"] == "kubernetes")
+        for document in manifests.values():
+            kubernetes_validate.validate(document, RELEASES[-1], strict=True)
+    assert len(code) == 4
+    assert {key for key, texts in code.items() if len(texts) > 1} == set()
+    assert {tuple(row[p] for p in PROMPTS[:2]) for row in COMBINATIONS} == set(code)
+    for name, texts in linted.items():
+        assert texts, name
+        # zizmor knows a workflow by its folder.
+        folder = tmp_path / name / ".github" / "workflows"
+        folder.mkdir(parents=True)
+        found = []
+        for number, text in enumerate(sorted(texts)):
+            file = folder / f"{number}{Path(name).suffix}"
+            file.write_text(text, encoding="utf-8")
+            found.append(str(file))
+        for command in LINTED[name]:
+            lint(*command, *found, cwd=tmp_path)
+
+
+# Containers.
+
+
+def test_dockerfile_and_compose_file_are_valid(service: Service) -> None:
+    for name in ("Dockerfile", "compose.yaml"):
+        for command in LINTED[name]:
+            lint(*command, name, cwd=service.path)
+
+
+def test_no_secret_of_the_compose_file_has_a_default(service: Service) -> None:
+    text = (service.path / "compose.yaml").read_text(encoding="utf-8")
+    secrets = re.findall(r"\$\{(\w*(?:KEY|PASSWORD))(.)(.)", text)
+    assert secrets
+    for name, *default in secrets:
+        assert default == [":", "?"], name
+
+
+def test_service_accepts_the_variables_of_the_compose_file_in_its_dotenv(
+    service: Service, tmp_path: Path
+) -> None:
+    service.run("uv sync")
+    copy = service.copy_in_environment(tmp_path / "service")
+    text = (copy.path / "compose.yaml").read_text(encoding="utf-8")
+    names = set(re.findall(r"\$\{(\w+)", text))
+    assert "SECRET_KEY" in names
+    dotenv = "".join(f"{name}=127.0.0.1\n" for name in sorted(names))
+    (copy.path / ".env").write_text(dotenv, encoding="utf-8")
+    copy.run("uv run --no-sync manage.py check")
+
+
+Stage = list[tuple[str, str]]
+
+
+def stages(dockerfile: str) -> list[Stage]:
+    """The instructions of each stage, in the order of the file."""
+    text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE)
+    text = re.sub(r"\\\n\s*", "", text)
+    pairs = [line.split(" ", 1) for line in text.splitlines() if line.strip()]
+    found: list[Stage] = []
+    for instruction, argument in pairs:
+        if instruction == "FROM":
+            found.append([])
+        found[-1].append((instruction, argument))
+    return found
+
+
+class Image:
+    """Carries out a Dockerfile below a folder, one stage after the other.
+
+    What cannot be without an engine: / is that folder, the base image is a virtual
+    environment of the same version of Python, and users are not made.
+    """
+
+    def __init__(self, root: Path, context: Path, python: str) -> None:
+        self.root = root
+        self.context = context
+        self.python = python
+        self.path = root / "usr" / "bin"
+        run = [interpreters.UV, "venv", "--quiet", "--seed", "--python", python]
+        subprocess.run([*run, root / "usr" / "local"], check=True)
+        self.path.mkdir()
+        for command in ("useradd", "install"):
+            (self.path / command).symlink_to("/bin/true")
+        self.environment: dict[str, str] = {}
+        self.command: list[str] = []
+        self.health: list[str] = []
+
+    def below(self, text: str) -> str:
+        return re.sub(r"(?<![\w.}/])/(?=app\b|data\b)", f"{self.root}/", text)
+
+    def build(self, dockerfile: str) -> None:
+        for number, stage in enumerate(stages(dockerfile)):
+            if number:
+                (self.root / "app").rename(self.root / f"stage{number - 1}")
+            # A fresh environment, and the cache of the machine that builds.
+            self.environment = inherited("PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL")
+            path = [self.root / "usr" / "local" / "bin", self.path, "/usr/bin", "/bin"]
+            self.environment["PATH"] = ":".join(map(str, path))
+            self.environment["HOME"] = str(self.root)
+            # uv takes a virtual environment for no base of another.
+            self.environment["UV_PYTHON"] = self.python
+            self.environment["UV_CACHE_DIR"] = cache()
+            for instruction, argument in stage:
+                getattr(self, f"do_{instruction.lower()}")(self.below(argument))
+
+    def do_from(self, argument: str) -> None:
+        self.base = argument
+        self.cwd = self.root
+
+    def do_workdir(self, argument: str) -> None:
+        self.cwd = Path(argument)
+        self.cwd.mkdir(exist_ok=True)
+
+    def do_env(self, argument: str) -> None:
+        for pair in argument.split():
+            name, value = pair.split("=", 1)
+            self.environment[name] = value.replace("$PATH", self.environment["PATH"])
+
+    def do_copy(self, argument: str) -> None:
+        *sources, target = argument.split()
+        if sources[0] == "--from=build":
+            shutil.copytree(
+                self.root / "stage0", target, symlinks=True, dirs_exist_ok=True
+            )
+            return
+        for pattern in sources:
+            # The files of a folder are copied, and not the folder.
+            base = self.context / pattern
+            if base.is_dir():
+                paths = base.rglob("*")
+            else:
+                base, paths = self.context, self.context.glob(pattern)
+            for path in sorted(paths):
+                if path.is_file() and not self.ignored(path.relative_to(self.context)):
+                    copy = self.cwd / target / path.relative_to(base)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, copy)
+
+    def ignored(self, name: Path) -> bool:
+        rules = (self.context / ".dockerignore").read_text().split()
+        folders = [name, *name.parents]
+        return any(
+            fnmatch(str(folder), rule)
+            or (rule[:3] == "**/" and folder.name == rule[3:])
+            for folder in folders
+            for rule in rules
+        )
+
+    def do_run(self, argument: str) -> None:
+        self.run(["/bin/sh", "-c", argument])
+
+    def run(self, command: list[str], **environment: str) -> None:
+        succeed(command, self.cwd, self.environment | environment)
+
+    def do_user(self, argument: str) -> None:
+        self.user = argument
+
+    def do_expose(self, argument: str) -> None:
+        self.port = argument
+
+    def do_cmd(self, argument: str) -> None:
+        # A shell as the first process would keep SIGTERM to itself.
+        self.command = json.loads(argument)
+
+    def do_healthcheck(self, argument: str) -> None:
+        self.health = json.loads(argument.partition("CMD ")[2])
+
+
+def cache() -> str:
+    done = subprocess.run(
+        [interpreters.UV, "cache", "dir"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image(
+    service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Image]:
+    context = service.copy(tmp_path_factory.mktemp("context")).path
+    root = tmp_path_factory.mktemp("image")
+    image = Image(root, context, service.environment["UV_PYTHON"])
+    image.build((context / "Dockerfile").read_text(encoding="utf-8"))
+    yield image
+    shutil.rmtree(root)
+
+
+PRODUCTION = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
+
+
+def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
+    app = image.root / "app"
+    assert not [path.name for path in app.glob(".env*")]
+    assert not (app / "tests").exists()
+    assert {"uvicorn"} == {
+        name
+        for name in ("uv", "pip", "pytest", "mypy", "ruff", "uvicorn")
+        if (app / ".venv" / "bin" / name).exists()
+    }
+    assert image.user == "10001"
+
+
+def test_everything_in_the_image_is_compiled(image: Image) -> None:
+    sources = [
+        path
+        for folder in ("config", "home", "serving", ".venv/lib")
+        for path in (image.root / "app" / folder).rglob("*.py")
+    ]
+    compiled = [
+        path
+        for path in sources
+        if list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
+    ]
+    # Some packages ship files of an older Python, which cannot be.
+    assert len(compiled) > 0.99 * len(sources)
+    assert {p for p in sources if ".venv" not in p.parts} <= {*compiled}
+
+
+def test_command_serves_is_healthy_and_ends_on_sigterm(
+    image: Image, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    command = [part.replace("0.0.0.0", "127.0.0.1") for part in image.command]
+    served = Service(image.cwd, {})
+    with served.start(
+        [part.replace(image.port, port) for part in command],
+        int(port),
+        image.environment | PRODUCTION | {"DATABASE_URL": "sqlite:///x.sqlite3"},
+    ) as server:
+        assert server.get("/hello/you/").body == '{"hello": "you"}'
+        image.run([part.replace(image.port, port) for part in image.health])
+    assert server.process.returncode == 0 or server.process.returncode == -15
+    assert "Finished server process" in server.log.read_text()
+
+
+# Kubernetes.
+
+
+@pytest.mark.parametrize("version", RELEASES[-3:])
+def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
+    for name, document in documents(service).items():
+        if name != "kustomization":
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_kustomization_lists_every_manifest(service: Service) -> None:
+    found = documents(service)
+    listed = found.pop("kustomization")["resources"]
+    assert sorted(listed) == sorted(f"{name}.yaml" for name in found)
+
+
+def test_pods_get_each_variable_of_the_example_and_no_other(service: Service) -> None:
+    found = documents(service)
+    config = found["configmap"]
+    example = names((service.path / ".env.example").read_text(encoding="utf-8"))
+    for workload in (found["deployment"], found["migrate"]):
+        [container] = workload["spec"]["template"]["spec"]["containers"]
+        [source] = container["envFrom"]
+        assert source["configMapRef"]["name"] == config["metadata"]["name"]
+        secrets = {
+            variable["name"]: variable["valueFrom"]["secretKeyRef"]
+            for variable in container["env"]
+            if "valueFrom" in variable
+        }
+        assert {name: ref["key"] for name, ref in secrets.items()} == {
+            "SECRET_KEY": "SECRET_KEY",
+            "DATABASE_URL": "DATABASE_URL",
+        }
+        assert {*config["data"], *secrets} == example
+        assert not {*config["data"]} & {*secrets}
+
+
+def test_deploy_check_warns_of_nothing_with_the_config_map(service: Service) -> None:
+    config = documents(service)["configmap"]["data"]
+    key = {"SECRET_KEY": "".join(map(str, range(40)))}
+    service.run(CHECK, **config, **key)
+
+
+def test_pod_outlives_its_servers_graceful_shutdown(service: Service) -> None:
+    pod = documents(service)["deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    [command] = re.findall(
+        r"^CMD (.*)$", (service.path / "Dockerfile").read_text(), re.MULTILINE
+    )
+    graceful = int(json.loads(command)[-1])
+    assert before + graceful < pod["terminationGracePeriodSeconds"]
+    assert graceful < 10
+
+
+def test_probes_and_services_name_what_is_there(service: Service) -> None:
+    found = documents(service)
+    template = found["deployment"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    labels = template["metadata"]["labels"].items()
+    assert found["service"]["spec"]["selector"].items() <= labels
+    disruption = found["poddisruptionbudget"]["spec"]["selector"]["matchLabels"]
+    assert disruption.items() <= labels
+    target = found["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"]
+    assert target == found["deployment"]["metadata"]["name"]
+
+
+# Continuous integration, and before it.
+
+CHECK = "uv run manage.py check --deploy --fail-level WARNING"
+
+
+def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
+    """Each command of the pipeline, with its environment."""
+    if service.answers["ci"] == "github":
+        text = (service.path / ".github" / "workflows" / "ci.yml").read_text()
+        jobs = yaml.safe_load(text)["jobs"].values()
+        return [
+            (step["run"], job["env"] | step.get("env", {}))
+            for job in jobs
+            for step in job["steps"]
+            if "run" in step
+        ]
+    pipeline = yaml.safe_load((service.path / ".gitlab-ci.yml").read_text())
+    common: list[tuple[str, dict[str, str]]]
+    common = [(c, {}) for c in pipeline.pop("default")["before_script"]]
+    variables = pipeline.pop("variables")
+    return common + [
+        (command, variables | job.get("variables", {}))
+        for job in pipeline.values()
+        for command in job["script"]
+    ]
+
+
+def test_pipeline_is_valid(service: Service) -> None:
+    github = service.answers["ci"] == "github"
+    file = ".github/workflows/ci.yml" if github else ".gitlab-ci.yml"
+    for command in LINTED[Path(file).name]:
+        lint(*command, file, cwd=service.path)
+
+
+def test_each_step_is_a_command_of_the_readme(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    for command, _ in steps(service):
+        assert f"    {command}\n" in readme or f"`{command}`" in readme
+
+
+def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
+    service: Service,
+) -> None:
+    documented = service.readme_environment()
+    [environment] = [env for command, env in steps(service) if command == CHECK]
+    assert environment.keys() == documented.keys()
+    secret = {"SECRET_KEY": documented["SECRET_KEY"]}
+    assert environment | secret == documented
+
+
+def test_both_pipelines_run_the_same_commands(bake: Bake) -> None:
+    github, gitlab = (bake(**answers) for answers in ANSWERS)
+    assert own_commands(github) == own_commands(gitlab)
+
+
+def own_commands(service: Service) -> list[tuple[str, dict[str, str]]]:
+    """Those that are not about the machine of the pipeline."""
+    return [step for step in steps(service) if step[0].startswith("uv run")]
+
+
+@pytest.mark.xdist_group(ANSWERS[0]["ci"])
+def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> None:
+    service = bake(**ANSWERS[0])
+    committed = service.copy(tmp_path / "fresh")
+    (committed.path / ".env").unlink()
+    for command, environment in own_commands(service):
+        committed.run(command, **environment)
+    pre_commit = Path(sys.executable).with_name("pre-commit")
+    for command in ("git init -q", "git add -A", f"{pre_commit} run --all-files"):
+        committed.run(command)
+
+
+@pytest.mark.parametrize(
+    ("variable", "warning"),
+    [
+        ("SECURE_SSL_REDIRECT", "security.W008"),
+        ("SECURE_HSTS_SECONDS", "security.W004"),
+        ("SECURE_HSTS_INCLUDE_SUBDOMAINS", "security.W005"),
+        ("SECURE_HSTS_PRELOAD", "security.W021"),
+        ("ALLOWED_HOSTS", "security.W020"),
+    ],
+)
+def test_deploy_check_warns_without(
+    service: Service, variable: str, warning: str
+) -> None:
+    [environment] = [env for command, env in steps(service) if command == CHECK]
+    with pytest.raises(AssertionError, match=re.escape(warning)):
+        service.run(CHECK, **environment | {variable: ""})
+
+
+# What the README lets change.
+
+
+def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
+    bake: Bake, tmp_path: Path
+) -> None:
+    service = bake(admin="false", deploy="none").copy(tmp_path / "changed")
+    greeting, _ = service.readme_python()
+    (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
+    last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
+    added = f'{last}    "home.middleware.GreetingMiddleware",\n'
+    settings = "config/settings.py"
+    service.replace(settings, '    "serving.middleware.HeaderMiddleware",\n', "")
+    service.replace(settings, '    "serving.middleware.deadline",\n', "")
+    service.replace(settings, '    "serving.health.probes",\n', "")
+    service.replace(settings, last, added)
+    service.replace("config/urls.py", '    path("", include("home.urls")),\n', "")
+    for name in ("header", "deadline", "health", "home"):
+        (service.path / "tests" / f"test_{name}.py").unlink()
+    for name in ("views.py", "urls.py", "templates/home/index.html"):
+        (service.path / "home" / name).unlink()
+    for command in ("ruff check --fix .", "mypy .", "manage.py check", "pytest"):
+        service.run(f"uv run {command}")
+
+
+def test_readme_leads_back_to_stock_django(bake: Bake, tmp_path: Path) -> None:
+    service = bake().copy(tmp_path / "stock")
+    service.replace("config/asgi.py", "from onloop.asgi", "from django.core.asgi")
+    service.replace("config/settings.py", '    "onloop",\n', "")
+    service.run("uv run manage.py migrate")
+    assert "uvicorn" not in service.run("uv run manage.py help runserver")
+    [command] = [c for c in service.readme_commands() if "uvicorn" in c]
+    with service.serve(command, ALLOWED_HOSTS="127.0.0.1") as server:
+        for page in ("/", "/hello/you/", "/admin/login/", "/livez", "/readyz"):
+            answer = server.get(page)
+            assert answer.status == 200, page
+            assert answer.headers["x-status"] == "OK"
+            assert answer.headers["x-request-id"]

@@ -1,0 +1,35 @@
+"""onloop's own tests on the newest Django; those beside these run on the oldest."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.template import interpreters
+from tests.template.prompts import choices
+from tests.template.service import TEMPLATE, inherited, succeed
+
+SUITE = "tests/onloop/test_django_suite.py"
+
+
+@pytest.mark.parametrize(
+    "selected",
+    [
+        pytest.param(selected, marks=pytest.mark.xdist_group(name), id=name)
+        for name, selected in (
+            ("newest Django, its suite", [SUITE]),
+            ("newest Django", ["tests/onloop", f"--ignore={SUITE}"]),
+        )
+    ],
+)
+def test_onloop_passes_its_tests(selected: list[str], tmp_path: Path) -> None:
+    newest = choices("django_version")[-1]
+    python = interpreters.find("3.12", newest=True)
+    uv_run = [interpreters.UV, "run", "--isolated", "--python", python]
+    command = [*uv_run, "--with", f"django~={newest}.0", "pytest", "-n0", *selected]
+    output = succeed(
+        [*command, "--basetemp", tmp_path / "pytest"], TEMPLATE, inherited()
+    )
+    assert f"django: version: {newest}." in output
+    assert re.search(r"\d+ passed in", output)
+    assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)

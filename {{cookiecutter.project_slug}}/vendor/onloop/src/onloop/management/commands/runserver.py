@@ -1,0 +1,84 @@
+import errno
+import os
+import socket
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.core.management.commands import runserver
+from django.db import OperationalError, connections
+
+from onloop._chain import IN_A_THREAD, inspect_chain
+
+
+class Command(runserver.Command):
+    addr: str
+    port: str
+    use_ipv6: bool
+    help = "Serve ASGI_APPLICATION with uvicorn, and reload it when a file changes."
+
+    def run(self, **options: Any) -> None:
+        try:
+            import uvicorn
+        except ImportError:
+            raise CommandError(
+                "runserver needs uvicorn: add uvicorn[standard] to the dependencies."
+            ) from None
+        host, port = self.addr, int(self.port)
+        module, _, name = getattr(settings, "ASGI_APPLICATION", "").rpartition(".")
+        if not module:
+            raise CommandError(
+                "runserver serves what ASGI_APPLICATION names: set it to a dotted "
+                "path, such as 'config.asgi.application'."
+            )
+        self.refuse_port_in_use(host, port)
+        if not options["skip_checks"]:
+            self.check(display_num_errors=True)
+            self.stdout.write(summary())
+        try:
+            self.check_migrations()
+        except OperationalError as error:
+            self.stderr.write(self.style.WARNING(f"The database is away: {error}"))
+        finally:
+            connections.close_all()
+        address = f"[{host}]" if self.use_ipv6 else host
+        self.stdout.write(f"Serving on http://{address}:{port}/ (quit with CONTROL-C)")
+        self.stdout.flush()
+        reload: dict[str, Any] = {}
+        if options["use_reloader"]:
+            folder = str(getattr(settings, "BASE_DIR", os.getcwd()))
+            reload = {"reload_dirs": [folder], "reload_includes": ["*.html", ".env"]}
+        uvicorn.run(
+            f"{module}:{name}",
+            host=host,
+            port=port,
+            reload=options["use_reloader"],
+            **reload,
+            # LOGGING, if there is one, says what becomes of uvicorn's lines too.
+            log_config=None if settings.LOGGING else uvicorn.config.LOGGING_CONFIG,
+            # An open stream must not hold up a reload.
+            timeout_graceful_shutdown=1,
+        )
+
+    def refuse_port_in_use(self, host: str, port: int) -> None:
+        family = socket.AF_INET6 if self.use_ipv6 else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise CommandError(
+                        f"Port {port} on {host} is in use: stop what listens there, or "
+                        f"choose another port: manage.py runserver {port + 1}"
+                    ) from None
+                raise CommandError(f"Cannot listen on {host}:{port}: {error}") from None
+
+
+def summary() -> str:
+    chain = inspect_chain()
+    stay = sum(info.execution != IN_A_THREAD for info in chain)
+    sentence = f"{stay} of {len(chain)} middlewares stay on the event loop"
+    if stay < len(chain):
+        return f"{sentence}; `manage.py middleware` shows the others."
+    return f"{sentence}."
