@@ -8,7 +8,8 @@ ONLOOP := {{cookiecutter.project_slug}}/vendor/onloop
 # A [tool.ruff] of its own would outrank that of a service, which leaves vendor/ alone.
 RUFF_ONLOOP := --no-cache --config pyproject.toml --config 'lint.isort.known-first-party=["onloop"]'
 ONLY ?=
-unexport VIRTUAL_ENV
+# The second would have each of hundreds of processes compile Django anew.
+unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
 export UV_SYSTEM_CERTS := 1
 

@@ -11,8 +11,10 @@ pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]
 
+# pytest-cookies takes longer to import than a project's tests take.
 PYPROJECT = """
 [tool.pytest.ini_options]
+addopts = "-p no:cookies"
 DJANGO_SETTINGS_MODULE = "settings"
 asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "function"
@@ -475,7 +477,10 @@ def test_without_blockbuster_the_report_says_so(
     )
 
 
-def test_project_without_django_is_unaffected(pytester: pytest.Pytester) -> None:
+def test_project_without_django_is_unaffected(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     pytester.makepyfile("""
         import asyncio
         import sys

@@ -4,10 +4,11 @@ pytest-django begins it in its own thread. The queries of an asynchronous test r
 other threads, and with connections of their own these would commit.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from threading import RLock, get_ident
 from types import SimpleNamespace
 from typing import Any
@@ -112,13 +113,18 @@ class Turns:
         if get_ident() == self.thread:
             call()
 
-    def execute(self, execute: Callable[..., Any], sql: Any, *args: Any) -> Any:
-        if get_ident() != self.thread and args[-1]["connection"].vendor == "sqlite":
-            # sqlite3 prepares the same SQL once. Who has fetched all of it resets it,
-            # even if another thread has just begun to.
-            sql = f"{sql} /* {get_ident()} */"
+    def execute(self, execute: Callable[..., Any], *args: Any) -> Any:
+        """For connection.execute_wrappers."""
+        context = args[-1]
         with self:
-            return execute(sql, *args)
+            if context["connection"].vendor != "sqlite" or get_ident() == self.thread:
+                return execute(*args)
+            # sqlite3 would keep the statement in progress during the turns of others.
+            cursor = context["cursor"]
+            cursor.cursor = sqlite = getattr(cursor.cursor, "sqlite", cursor.cursor)
+            execute(*args)
+            cursor.cursor = FetchedCursor(sqlite)
+            return cursor.cursor
 
     def patch_atomic(self, patch: pytest.MonkeyPatch) -> None:
         enter, exit_ = Atomic.__enter__, Atomic.__exit__
@@ -136,6 +142,21 @@ class Turns:
 
         patch.setattr(Atomic, "__enter__", __enter__)
         patch.setattr(Atomic, "__exit__", __exit__)
+
+
+class FetchedCursor:
+    def __init__(self, sqlite: Any) -> None:
+        self.sqlite = sqlite
+        rows = iter(sqlite.fetchall())
+        self.fetchone = partial(next, rows, None)
+        self.fetchmany = lambda size=1: list(islice(rows, size))
+        self.fetchall = lambda: list(rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchone, None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sqlite, name)
 
 
 def record_connection(connection: BaseDatabaseWrapper, **kwargs: object) -> None:
