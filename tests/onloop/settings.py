@@ -1,6 +1,9 @@
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import dj_database_url
 import structlog
 
 # The threads of a request each open the file; one in memory they would not share.
@@ -32,7 +35,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
-DATABASES = {
+DATABASES: dict[str, Any] = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": FOLDER / "db.sqlite3",
@@ -40,6 +43,9 @@ DATABASES = {
         "CONN_MAX_AGE": 60,
     }
 }
+# test_postgresql.py
+if url := os.environ.get("DATABASE_URL"):
+    DATABASES["default"] = dj_database_url.parse(url, conn_max_age=60)
 
 # As the README describes it: structlog writes through the standard library.
 structlog.configure(

