@@ -48,9 +48,7 @@ def examine(chain: list[str], path: str) -> dict[str, Any]:
     from onloop.measure import measure
 
     settings.MIDDLEWARE = chain
-    # What would hold up the loop answers with 500 instead.
-    with blockbuster_ctx("onloop"):
-        measurement = asyncio.run(measure())
+    measurement = asyncio.run(measure())
     [execution] = [m.execution for m in measurement.middleware if m.path == path]
     return {
         "status": measurement.status,
@@ -65,12 +63,16 @@ def main(*paths: str) -> None:
 
     django.setup()
     found: dict[str, list[dict[str, Any]]] = {"all": [], "reversed": []}
-    for path in paths:
-        found[path] = [
-            examine([*CHAIN[:place], path, *CHAIN[place:]], path) for place in PLACES
-        ]
-    found["all"] = [examine([*CHAIN, *paths], paths[0])]
-    found["reversed"] = [examine([*CHAIN, *reversed(paths)], paths[0])]
+    # What would hold up the loop answers with 500 instead. Once for all of them: each
+    # time, blockbuster changes built-in types, and after dozens the process may crash.
+    with blockbuster_ctx("onloop"):
+        for path in paths:
+            found[path] = [
+                examine([*CHAIN[:place], path, *CHAIN[place:]], path)
+                for place in PLACES
+            ]
+        found["all"] = [examine([*CHAIN, *paths], paths[0])]
+        found["reversed"] = [examine([*CHAIN, *reversed(paths)], paths[0])]
     print(json.dumps(found))
 
 
