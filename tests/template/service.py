@@ -56,10 +56,14 @@ class Service:
             shutil.copy(self.path / file, path / file)
         return Service(path, self.answers)
 
-    def copy_in_environment(self, path: Path) -> "Service":
-        """As it was generated, in the environment of this one: run with --no-sync."""
+    def copy_in_environment(
+        self, path: Path, other: "Service | None" = None
+    ) -> "Service":
+        """As it was generated, in the environment of this one, or of another with the
+        same dependencies: run with --no-sync.
+        """
         copy = self.copy(path)
-        (path / ".venv").symlink_to(self.path / ".venv")
+        (path / ".venv").symlink_to((other or self).path / ".venv")
         return copy
 
     def replace(self, file: str, before: str, after: str) -> None:

@@ -25,7 +25,7 @@ from tests.template.service import PARSERS, Server, Service, free_port
 FULL = bool(os.environ.get("FIGURES"))
 PRODUCTION = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
 COMMAND = "uv run uvicorn config.asgi:application --port 8000"
-pytestmark = pytest.mark.xdist_group("log truth")
+pytestmark = pytest.mark.xdist_group("log")
 
 
 @pytest.fixture(scope="module", params=choices("django_version"))

@@ -17,7 +17,8 @@ from tests.template.prompts import TEXTS, choices
 from tests.template.service import Server, Service
 
 PROJECT = Path(__file__).parent / "project"
-pytestmark = pytest.mark.xdist_group("outcomes")
+# With those of test_log_truth.py, so that they share the services.
+pytestmark = pytest.mark.xdist_group("log")
 
 
 @pytest.fixture(scope="module", params=choices("django_version"))
@@ -232,11 +233,12 @@ def test_lines_are_true_under_djangos_own_handler_too(stock: Server) -> None:
     assert (line["status"], line["outcome"]) == (200, "disconnected")
 
 
-def test_service_keeps_what_its_owner_need_not_test(bake: Bake, tmp_path: Path) -> None:
+def test_service_keeps_what_its_owner_need_not_test(
+    bake: Bake, installed: Service, tmp_path: Path
+) -> None:
     header = TEXTS["response_header"]
     baked = bake(deploy="none", ci="none", response_header=header)
-    baked.run("uv sync")
-    service = baked.copy_in_environment(tmp_path / "service")
+    service = baked.copy_in_environment(tmp_path / "service", installed)
     shutil.copy(PROJECT / "more_tests.py", service.path / "tests" / "test_more.py")
     output = service.run(
         "uv run --no-sync pytest -p no:cacheprovider tests/test_more.py",
