@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 import uvicorn
+from django.core.handlers.asgi import ASGIHandler
 from django.core.management import CommandError, call_command
 from django.db import connection
+from onloop.management.commands.runserver import checked_application
 from pytest_django import Settings
 
 from .server import Server
 
 MIDDLEWARES = "tests.onloop.middlewares"
 ROOT = Path(__file__).parents[2]
+APPLICATION, STOCK = object(), ASGIHandler()
 
 
 @pytest.fixture
@@ -60,10 +63,15 @@ def test_uvicorn_serves_the_application_of_the_settings(
     configured: dict[str, Any], free_port: int
 ) -> None:
     out, err = run(str(free_port))
-    assert configured["application"] == "config.asgi:application"
+    application = "onloop.management.commands.runserver:checked_application"
+    assert (configured["application"], configured["factory"]) == (application, True)
     assert (configured["host"], configured["port"]) == ("127.0.0.1", free_port)
     assert f"Serving on http://127.0.0.1:{free_port}/ (quit with CONTROL-C)\n" in out
     assert err == ""
+    configured.clear()
+    run(str(free_port), skip_checks=True)
+    assert configured["application"] == "config.asgi:application"
+    assert configured["factory"] is False
 
 
 def test_changes_of_code_templates_and_dotenv_reload(
@@ -104,24 +112,36 @@ def test_ipv6(configured: dict[str, Any], free_port: int) -> None:
 
 
 def test_middlewares_that_stay_on_the_loop_are_counted(
-    configured: dict[str, Any], settings: Settings, free_port: int
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "7 of 7 middlewares stay on the event loop.\n" in run(str(free_port))[0]
+    settings.ASGI_APPLICATION = f"{__name__}.APPLICATION"
+    assert checked_application() is APPLICATION
+    stay = "7 of 7 middlewares stay on the event loop.\n"
+    assert capsys.readouterr().out.endswith(stay)
     settings.MIDDLEWARE = [f"{MIDDLEWARES}.Mixed", *settings.MIDDLEWARE]
-    assert (
+    checked_application()
+    out, err = capsys.readouterr()
+    assert out == (
         "7 of 8 middlewares stay on the event loop; `manage.py middleware` shows the "
         "others.\n"
-    ) in run(str(free_port))[0]
+    )
+    assert "(onloop.W002)" in err
 
 
-def test_checks_are_reported(
-    configured: dict[str, Any], settings: Settings, free_port: int
+def test_djangos_own_handler_is_named(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{MIDDLEWARES}.Mixed"]
-    assert "(onloop.W002)" in run(str(free_port))[1]
-    out, err = run(str(free_port), skip_checks=True)
-    assert err == ""
-    assert "middlewares" not in out
+    settings.ASGI_APPLICATION = f"{__name__}.STOCK"
+    checked_application()
+    named = "ASGI_APPLICATION is Django's own handler, and not onloop's.\n"
+    assert capsys.readouterr().out.endswith(named)
+
+
+def test_mistake_ends_the_process_with_its_sentence(settings: Settings) -> None:
+    settings.ASGI_APPLICATION = f"{__name__}.APPLICATION"
+    settings.MIDDLEWARE = [f"{MIDDLEWARES}.Nowhere"]
+    with pytest.raises(SystemExit, match=r"\(onloop\.E001\)"):
+        checked_application()
 
 
 @pytest.mark.parametrize("application", [None, "", "application"])
@@ -249,6 +269,22 @@ def test_running_server_answers_and_reloads_what_changed(
             file.write("\n")
         line = f"WatchFiles detected changes in '{name}'. Reloading..."
         live.wait_for(functools.partial(logged, live, line))
+
+
+def test_mistakes_are_reported_when_they_are_saved(
+    live: Server, tmp_path: Path
+) -> None:
+    live.wait_for(lambda: logged(live, "7 of 7 middlewares stay on the event loop."))
+    added = f'\nMIDDLEWARE = [*MIDDLEWARE, "{MIDDLEWARES}.Mixed"]\n'
+    (tmp_path / "live_settings.py").write_text(SETTINGS + added)
+    live.wait_for(lambda: logged(live, "(onloop.W002)"))
+    (tmp_path / "live_urls.py").write_text("x = (")
+    urls = 'ROOT_URLCONF = "live_urls"\n'
+    (tmp_path / "live_settings.py").write_text(SETTINGS + urls)
+    live.wait_for(lambda: logged(live, "SyntaxError: '(' was never closed"))
+    (tmp_path / "live_urls.py").write_text("urlpatterns = []")
+    live.wait_for(lambda: accepts(live))
+    live.wait_for(lambda: live.request("/", headers={"Host": "localhost"})[0] == 404)
 
 
 def logged(server: Server, line: str) -> bool:

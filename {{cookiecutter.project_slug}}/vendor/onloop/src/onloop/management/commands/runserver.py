@@ -1,12 +1,18 @@
 import errno
+import logging
 import os
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import django
 from django.conf import settings
-from django.core.management.base import CommandError
+from django.core.handlers.asgi import ASGIHandler
+from django.core.management.base import CommandError, SystemCheckError
 from django.core.management.commands import runserver
 from django.db import OperationalError, connections
+from django.utils.module_loading import import_string
 
 from onloop._chain import IN_A_THREAD, inspect_chain
 
@@ -32,9 +38,9 @@ class Command(runserver.Command):
                 "path, such as 'config.asgi.application'."
             )
         self.refuse_port_in_use(host, port)
+        application = f"{module}:{name}"
         if not options["skip_checks"]:
-            self.check(display_num_errors=True)
-            self.stdout.write(summary())
+            application = f"{__name__}:{checked_application.__name__}"
         try:
             self.check_migrations()
         except OperationalError as error:
@@ -48,8 +54,11 @@ class Command(runserver.Command):
         if options["use_reloader"]:
             folder = str(getattr(settings, "BASE_DIR", os.getcwd()))
             reload = {"reload_dirs": [folder], "reload_includes": ["*.html", ".env"]}
+            # It tells of each file that changed, a log file and the database too.
+            logging.getLogger("watchfiles").setLevel(logging.WARNING)
         uvicorn.run(
-            f"{module}:{name}",
+            application,
+            factory=not options["skip_checks"],
             host=host,
             port=port,
             reload=options["use_reloader"],
@@ -75,7 +84,24 @@ class Command(runserver.Command):
                 raise CommandError(f"Cannot listen on {host}:{port}: {error}") from None
 
 
-def summary() -> str:
+def checked_application() -> Any:
+    """What each process serves, and so checks anew after a reload."""
+    django.setup()
+    application = import_string(settings.ASGI_APPLICATION)  # type: ignore[misc]
+    command = Command()
+    try:
+        # Not on the event loop, for a check may ask the database.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(command.check, display_num_errors=True).result()
+    except SystemCheckError as error:
+        sys.exit(f"{error}")
+    command.stdout.write(summary(application))
+    return application
+
+
+def summary(application: Any) -> str:
+    if type(application) is ASGIHandler:
+        return "ASGI_APPLICATION is Django's own handler, and not onloop's."
     chain = inspect_chain()
     stay = sum(info.execution != IN_A_THREAD for info in chain)
     sentence = f"{stay} of {len(chain)} middlewares stay on the event loop"
