@@ -245,6 +245,10 @@ class Unflagged:
         return response
 
 
+async def coroutine_factory(get_response: Any) -> Any:
+    return get_response
+
+
 def undecorated(get_response: Any) -> Any:
     async def middleware(request: HttpRequest) -> Any:
         return await get_response(request)

@@ -65,6 +65,7 @@ def test_nothing_is_said_of_hops_that_only_a_request_shows(
         ("Nowhere", "E001"),
         ("Unflagged", "E002"),
         ("undecorated", "E002"),
+        ("coroutine_factory", "E002"),
         ("Unmarked", "E003"),
         ("UnmarkedAgain", "E003"),
         ("SyncCall", "E004"),

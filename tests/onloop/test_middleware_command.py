@@ -41,6 +41,12 @@ def test_table_shows_each_middleware_and_each_hop(settings: Settings) -> None:
     assert total.split() == ["total", "3"]
 
 
+def test_djangos_own_handler_is_not_measured(settings: Settings) -> None:
+    settings.ASGI_APPLICATION = "tests.onloop.test_runserver.STOCK"
+    with pytest.raises(CommandError, match=r"STOCK is Django's own handler\."):
+        run()
+
+
 def test_columns_are_aligned(settings: Settings) -> None:
     add(settings, "Mixed")
     rows = [row for row in run().splitlines()[1:] if not row.startswith("    ")]
@@ -90,11 +96,19 @@ def test_hops_of_the_view_fail_too(options: list[str]) -> None:
         run("/sync/", "--fail-on-hops", *options)
 
 
-def test_middleware_that_cannot_be_imported_is_named(settings: Settings) -> None:
-    add(settings, "Nowhere")
-    with pytest.raises(CommandError) as caught:
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("Nowhere", "cannot be imported: "),
+        ("coroutine_factory", "is a coroutine function"),
+    ],
+)
+def test_middleware_that_cannot_work_is_named(
+    settings: Settings, name: str, mistake: str
+) -> None:
+    add(settings, name)
+    with pytest.raises(CommandError, match=rf"'{MIDDLEWARES}\.{name}' {mistake}"):
         run()
-    assert str(caught.value).startswith(f"'{MIDDLEWARES}.Nowhere' cannot be imported: ")
 
 
 @pytest.mark.parametrize("path", ["sync/", "http://localhost/", ""])

@@ -34,9 +34,12 @@ def check_middleware_imports(info: MiddlewareInfo) -> Iterator[CheckMessage]:
 def check_coroutine_is_called_as_one(info: MiddlewareInfo) -> Iterator[CheckMessage]:
     if is_coroutine_called_synchronously(info):
         yield Error(
-            f"'{info.path}' is a coroutine function, but Django calls it as a "
-            "synchronous middleware: every request fails.",
-            hint=f"Decorate {info.path} with @async_only_middleware from "
+            f"'{info.path}' is a coroutine function, but Django calls it "
+            "synchronously: every request fails.",
+            hint=f"Write {info.path} as `def`: Django awaits what it returns, and "
+            "not itself."
+            if iscoroutinefunction(info.middleware)
+            else f"Decorate {info.path} with @async_only_middleware from "
             "django.utils.decorators."
             if info.cls is object
             else f"In {info.path}, set `sync_capable = False` and `async_capable = "
@@ -160,7 +163,9 @@ def is_unexpected(info: MiddlewareInfo) -> bool:
 
 
 def is_coroutine_called_synchronously(info: MiddlewareInfo) -> bool:
-    return not info.is_async and _source.is_coroutine_only(info.middleware)
+    return iscoroutinefunction(info.middleware) or (
+        not info.is_async and _source.is_coroutine_only(info.middleware)
+    )
 
 
 def observes(info: MiddlewareInfo) -> bool:

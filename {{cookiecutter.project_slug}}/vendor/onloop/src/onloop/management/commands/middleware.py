@@ -5,10 +5,12 @@ from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
 from django.core.management.base import BaseCommand, CommandError
+from django.utils.module_loading import import_string
 
 from onloop import _compat
-from onloop._chain import inspect_chain
+from onloop.checks import check_middlewares
 
 if TYPE_CHECKING:
     # Which cannot be imported with a Django that onloop does not know.
@@ -40,11 +42,16 @@ class Command(BaseCommand):
     def handle(self, *args: Any, path: str, **options: Any) -> None:
         if not path.startswith("/"):
             raise CommandError(f"The path '{path}' does not begin with a slash.")
-        for info in inspect_chain():
-            if info.error:
-                raise CommandError(f"'{info.path}' cannot be imported: {info.error!r}.")
+        for message in check_middlewares():
+            if message.is_serious():
+                raise CommandError(message.msg)
         if _compat.PROBLEM:
             raise CommandError(f"onloop does not serve here, for {_compat.PROBLEM}.")
+        served = getattr(settings, "ASGI_APPLICATION", "")
+        if served and type(import_string(served)) is ASGIHandler:
+            raise CommandError(
+                f"onloop does not serve here: {served} is Django's own handler."
+            )
         from onloop.measure import measure
 
         measurement = asyncio.run(measure(path))
