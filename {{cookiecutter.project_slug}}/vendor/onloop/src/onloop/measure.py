@@ -175,6 +175,8 @@ def layers(call: Any) -> Iterator[Any]:
             call = call.awaitable
         elif isinstance(call, SyncToAsync | partial):
             call = call.func
+        elif hasattr(call, "inlined_steps"):
+            call = call.inlined_steps[0][0]
         else:
             call = getattr(call, "__wrapped__", None)
 
