@@ -44,4 +44,4 @@ $(UV):
 
 $(SERVICE): $(UV)
 	echo "==> Generating $(SERVICE) with the default answers"
-	$(UV) run cookiecutter --no-input --output-dir build .
+	$(UV) tool run --quiet --from "cookiecutter>=2.7" cookiecutter --no-input --output-dir build .
