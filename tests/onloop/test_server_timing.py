@@ -289,5 +289,17 @@ def test_query_that_fails_is_counted_and_raises(watched: None) -> None:
     assert metrics.queries == 1
 
 
+def test_wrapper_of_somebody_else_is_left_with_its_block(watched: None) -> None:
+    def wrapper(execute: Any, *args: Any) -> Any:
+        return execute(*args)
+
+    fresh = connection.copy()
+    # The connection opens within the block.
+    with fresh.execute_wrapper(wrapper), fresh.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert fresh.execute_wrappers == [server_timing.watch_query]
+    fresh.close()
+
+
 def test_query_outside_of_a_request_is_no_error(watched: None) -> None:
     query()

@@ -74,7 +74,7 @@ def watch_queries() -> None:
 
 def watch_connection(connection: Any, **kwargs: object) -> None:
     if watch_query not in connection.execute_wrappers:
-        connection.execute_wrappers.append(watch_query)
+        connection.execute_wrappers.insert(0, watch_query)
 
 
 def watch_query(execute: Callable[..., Any], *args: Any) -> Any:
