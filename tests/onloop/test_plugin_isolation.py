@@ -479,6 +479,27 @@ def test_cursor_of_a_thread_leaves_nothing_in_progress(run: Run) -> None:
 
 
 @on("file")
+def test_error_of_a_later_row_is_djangos(run: Run) -> None:
+    tests = """
+        import pytest
+        from asgiref.sync import sync_to_async
+        from django.db import OperationalError, connection
+
+
+        def query():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT json('{}') UNION ALL SELECT json('wrong')")
+                return cursor.fetchall()
+
+
+        async def test_error():
+            with pytest.raises(OperationalError):
+                await sync_to_async(query)()
+    """
+    run(tests).assert_outcomes(passed=1)
+
+
+@on("file")
 def test_atomic_that_waits_for_another_thread_does_not_hang(run: Run) -> None:
     tests = """
         import asyncio

@@ -123,7 +123,8 @@ class Turns:
             cursor = context["cursor"]
             cursor.cursor = sqlite = getattr(cursor.cursor, "sqlite", cursor.cursor)
             execute(*args)
-            cursor.cursor = FetchedCursor(sqlite)
+            with context["connection"].wrap_database_errors:
+                cursor.cursor = FetchedCursor(sqlite)
             return cursor.cursor
 
     def patch_atomic(self, patch: pytest.MonkeyPatch) -> None:
