@@ -12,6 +12,7 @@ import django
 import pytest
 from asgiref.sync import markcoroutinefunction
 from django.contrib.sessions.models import Session
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.handlers import exception
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.db import connections
@@ -22,6 +23,7 @@ from django.middleware.csrf import CsrfViewMiddleware
 from django.middleware.security import SecurityMiddleware
 from django.test import Client, RequestFactory
 from django.utils.deprecation import MiddlewareMixin
+from django.utils.functional import SimpleLazyObject
 from django.utils.module_loading import import_string
 from django.utils.translation import trans_real
 from onloop import inlining
@@ -325,6 +327,32 @@ async def test_middleware_in_an_instrumentation_stays_on_the_loop(
     assert count.hops == 0
 
 
+class AnyAttribute:
+    """As a database of pymongo's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return AnyAttribute()
+
+
+class Holding(Wrapping):
+    """Middleware attributes that are no middlewares."""
+
+    def __init__(self, get_response: Any) -> None:
+        super().__init__(get_response)
+        self.database = AnyAttribute()
+        self.lazy = SimpleLazyObject(self.unavailable)
+
+    def unavailable(self) -> None:
+        raise AssertionError("It was looked into.")
+
+
+async def test_other_objects_in_a_middleware_are_left_alone(settings: Any) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.Holding"]
+    handler = ASGIHandler()
+    assert (await fetch(handler)).status == 200
+    assert handler.abort_hooks == []
+
+
 async def test_etag_of_a_small_response_matches_without_a_thread(
     settings: Any, count: Count
 ) -> None:
@@ -405,6 +433,24 @@ async def test_modified_session_is_saved_in_a_thread(
     assert count.hops == 1
 
 
+class OpensFiles(LocMemCache):
+    """As a cache of diskcache's."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        Threads.names.append(threading.current_thread().name)
+
+
+async def test_cache_of_sessions_that_is_not_djangos_is_made_in_a_thread(
+    settings: Any,
+) -> None:
+    Threads.names.clear()
+    settings.SESSION_ENGINE = SESSIONS + "cache"
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.OpensFiles"}}
+    await fetch(ASGIHandler())
+    assert Threads.names[0].startswith("request")
+
+
 async def test_stored_messages_go_to_a_thread(
     handler: ASGIHandler, count: Count
 ) -> None:
@@ -480,21 +526,32 @@ def patched_hook() -> type:
     return Own
 
 
-@pytest.mark.parametrize("make", [own_acall, own_async_hook, patched_hook])
+def wrapped_hook() -> type:
+    class Own(MiddlewareMixin):
+        @functools.wraps(XFrameOptionsMiddleware.process_response)
+        def process_response(self, request: Any, response: Any) -> Any:
+            return response
+
+    return Own
+
+
+@pytest.mark.parametrize(
+    "make", [own_acall, own_async_hook, patched_hook, wrapped_hook]
+)
 def test_steps_aside_for_a_class_it_does_not_know(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cls = make()
     hooks = inlining.Hooks(None, inlining.never_blocks)
     monkeypatch.setitem(inlining.HOOKS, f"{cls.__module__}.{cls.__qualname__}", hooks)
-    assert not inlining.is_inlinable(cls)
+    assert inlining.hooks_of(cls) is None
 
 
 @pytest.mark.parametrize(
     "path", [path for path in inlining.HOOKS if HAS_CSP or "csp" not in path]
 )
 def test_hooks_are_those_that_django_has(path: str) -> None:
-    assert inlining.is_inlinable(import_string(path))
+    assert inlining.hooks_of(import_string(path))
 
 
 def test_sync_client_takes_the_sync_chain(client: Client) -> None:

@@ -44,7 +44,7 @@ def inspect_chain() -> list[MiddlewareInfo]:
         can_async = getattr(middleware, "async_capable", False)
         is_async = can_async and (is_async or not can_sync)
         info = MiddlewareInfo(path, middleware, None, is_async)
-        if is_async and is_inlined(middleware):
+        if is_async and is_inlined(info.cls):
             info = info._replace(execution=INLINED)
         elif is_async:
             hooks = thread_hooks(info.cls)
@@ -54,13 +54,13 @@ def inspect_chain() -> list[MiddlewareInfo]:
     return chain[::-1]
 
 
-def is_inlined(middleware: Any) -> bool:
+def is_inlined(cls: Any) -> bool:
     if _compat.PROBLEM:
         # Django's own handler serves.
         return False
-    from onloop.inlining import is_inlinable
+    from onloop.inlining import hooks_of
 
-    return is_inlinable(middleware)
+    return hooks_of(cls) is not None
 
 
 def thread_hooks(cls: Any) -> tuple[str, ...]:

@@ -42,8 +42,9 @@ def never_blocks(*args: object) -> bool:
 
 
 def defined_by_django(cls: type, *names: str) -> bool:
-    owners = (getattr(getattr(cls, name, None), "__module__", None) for name in names)
-    return all((owner or "").startswith("django.") for owner in owners)
+    # Not by __module__, which functools.wraps() copies.
+    found = (getattr(getattr(cls, name, None), "__globals__", {}) for name in names)
+    return all(module.get("__name__", "").startswith("django.") for module in found)
 
 
 # Conditions that take more than an expression.
@@ -51,6 +52,11 @@ def defined_by_django(cls: type, *names: str) -> bool:
 
 def session_starts_inline(middleware: Any, request: Any) -> bool:
     store = middleware.SessionStore
+    if hasattr(store, "cache_key_prefix"):
+        cache = settings.CACHES[settings.SESSION_CACHE_ALIAS]
+        if not cache["BACKEND"].startswith("django.core.cache.backends."):
+            # Each request makes one, which may open files.
+            return False
     return defined_by_django(store, "__init__") and (
         # The file engine looks for its folder once.
         not hasattr(store, "_get_storage_path") or hasattr(store, "_storage_path")
@@ -256,10 +262,6 @@ def hooks_of(cls: Any) -> Hooks | None:
     return hooks if is_stock else None
 
 
-def is_inlinable(cls: object) -> bool:
-    return isinstance(cls, type) and hooks_of(cls) is not None
-
-
 # A middleware, and the conditions of its process_request and process_response.
 Step = tuple[Any, Callable[..., bool] | None, Callable[..., bool] | None]
 
@@ -402,5 +404,7 @@ def middlewares_of(link: Any) -> Iterator[Any]:
     middleware = link.__wrapped__
     yield middleware
     for value in getattr(middleware, "__dict__", {}).values():
-        if hasattr(value, "get_response") and not isinstance(value, FunctionType):
+        if "get_response" in getattr(value, "__dict__", ()) and not isinstance(
+            value, FunctionType
+        ):
             yield value
