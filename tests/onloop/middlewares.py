@@ -9,6 +9,7 @@ from asgiref.sync import (
     markcoroutinefunction,
     sync_to_async,
 )
+from asgiref.sync import markcoroutinefunction as mark
 from django import http
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
@@ -68,6 +69,42 @@ class Hybrid:
         assert waiting is not None
         response: HttpResponse = await waiting
         response["X-Good"] = "1"
+        return response
+
+
+class MarkedByAlias(Marked):
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+        mark(self)
+
+
+def set_up(middleware: Any, get_response: Any) -> None:
+    middleware.get_response = get_response
+    markcoroutinefunction(middleware)
+
+
+class MarkedByHelper(Marked):
+    def __init__(self, get_response: Any) -> None:
+        set_up(self, get_response)
+
+
+class ReturnsName(Hybrid):
+    def __call__(self, request: HttpRequest) -> Any:
+        if iscoroutinefunction(self.get_response):
+            coroutine = self.__acall__(request)
+            return coroutine
+        response = self.get_response(request)
+        response["X-Good"] = "1"
+        return response
+
+
+class Closes(Middleware):
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        waiting = self.get_response(request)
+        if request.GET:
+            waiting.close()
+            return HttpResponse()
+        response: HttpResponse = await waiting
         return response
 
 

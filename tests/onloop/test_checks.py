@@ -46,6 +46,7 @@ def test_djangos_default_middlewares_have_no_message(report: Report) -> None:
     [
         *("Marked", "PassesOn", "Hybrid", "AwaitsLater", "Nested", "OwnCall"),
         *("AsyncViewHook", "both", "Unused"),
+        *("MarkedByAlias", "MarkedByHelper", "ReturnsName", "Closes"),
     ],
 )
 def test_middleware_that_stays_async_has_no_message(report: Report, name: str) -> None:

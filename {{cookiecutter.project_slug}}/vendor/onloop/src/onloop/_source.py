@@ -96,8 +96,16 @@ def coroutine_of(cls: type) -> Any:
 
 
 def returned(function: Function | None) -> list[ast.expr | None]:
-    nodes = own_nodes(function) if function else ()
-    return [node.value for node in nodes if isinstance(node, ast.Return)]
+    """What it returns, or what that was assigned from."""
+    nodes = [*own_nodes(function)] if function else []
+    assigned = {
+        ast.unparse(target): node.value
+        for node in nodes
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    }
+    values = [node.value for node in nodes if isinstance(node, ast.Return)]
+    return [value and assigned.get(ast.unparse(value), value) for value in values]
 
 
 def returns_response(call: Any) -> bool:
@@ -141,6 +149,8 @@ def misuse(function: Function | None) -> tuple[str, str] | None:
         elif isinstance(value, ast.Call) and is_get_response(value):
             called = ast.unparse(value.func)
         reads = isinstance(node, ast.Attribute | ast.Subscript)
+        # Which a coroutine has too.
+        reads = reads and getattr(node, "attr", "") != "close"
         if called and (reads or (is_async and isinstance(node, ast.Return))):
             return ast.unparse(node), called
         if isinstance(node, ast.Assign | ast.AnnAssign):

@@ -8,6 +8,7 @@ from inspect import iscoroutinefunction
 from types import CodeType, FunctionType
 from typing import Any
 
+from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
@@ -181,12 +182,23 @@ def is_marked(cls: type) -> bool:
         for name, function in vars(base).items():
             if name == "__init__" and init_is_overridden:
                 continue
-            if isinstance(function, FunctionType) and MARKS & names(function.__code__):
+            if isinstance(function, FunctionType) and marks(function):
                 return True
         init = vars(base).get("__init__")
         if isinstance(init, FunctionType) and "super" not in names(init.__code__):
             init_is_overridden = True
     return False
+
+
+def marks(function: FunctionType, follow: bool = True) -> bool:
+    """Whether it marks something, or a function of its module that it calls does."""
+    used = names(function.__code__)
+    called = [function.__globals__.get(name) for name in used]
+    return bool(MARKS & used) or any(
+        call is markcoroutinefunction
+        or (follow and isinstance(call, FunctionType) and marks(call, follow=False))
+        for call in called
+    )
 
 
 def names(code: CodeType) -> set[str]:
