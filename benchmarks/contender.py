@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 TEMPLATE = HERE.parent
 WORK = TEMPLATE / "build" / "bench"
 SQLITE = WORK / "items.sqlite3"
+HOST = "127.0.0.1"
 
 Database = Literal["sqlite", "postgresql"]
 
@@ -37,6 +38,8 @@ class Contender:
     settings: str = ""
     django: str = ""
     admin: bool = False
+    # All of its middlewares, or none: neither line nor header.
+    chain: Literal["all", "none"] = "all"
 
     @property
     def generated(self) -> bool:
@@ -82,6 +85,21 @@ def contenders() -> Iterator[Contender]:
             django=django,
         )
         if django == "5.2":
+            bolt = Contender(
+                f"bolt-{django}",
+                f"django-bolt, Django's middleware, Django {django}",
+                "runbolt",
+                (f"Django~={django}.0", "psycopg[binary]", "django-bolt"),
+                settings="bolt_settings",
+                django=django,
+            )
+            yield bolt
+            yield replace(
+                bolt,
+                name=f"bolt-{django}-native",
+                title="django-bolt without middleware and log line",
+                chain="none",
+            )
             yield Contender(
                 f"structlog-{django}",
                 f"startproject + django-structlog, Django {django}",

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -12,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contender import Environment, Refused
+from benchmarks.contender import HOST, Contender, Environment, Refused
 
-HOST = "127.0.0.1"
 TIMING_LINE = b"Request took "
 SCRIPT = Path(__file__).with_name("wrk.lua")
 
@@ -72,18 +72,45 @@ class Server:
         finally:
             connection.close()
 
-    def load(self, path: str, connections: int, seconds: int) -> Load:
+    def load(
+        self, path: str, connections: int, seconds: int, pause_ms: int = 0
+    ) -> Load:
+        return self._counted(self._wrk(path, connections, seconds, pause_ms))
+
+    @contextmanager
+    def kept_busy(self, path: str, connections: int) -> Iterator[list[Load]]:
+        """Requests the path until the end of the block; holds the load after it."""
+        wrk, loads = self._wrk(path, connections, seconds=600), list[Load]()
+        try:
+            yield loads
+            # It ends early, and counts what it has.
+            wrk.send_signal(signal.SIGINT)
+            loads.append(self._counted(wrk))
+        finally:
+            wrk.kill()
+            wrk.communicate()
+
+    def _wrk(
+        self, path: str, connections: int, seconds: int, pause_ms: int = 0
+    ) -> "subprocess.Popen[str]":
         command = [
             *("wrk", "--threads=1", f"--connections={connections}"),
             *(f"--duration={seconds}s", "--timeout=60s", f"--script={SCRIPT}"),
             f"http://{HOST}:{self.port}{path}",
         ]
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=seconds + 60
+        return subprocess.Popen(
+            command,
+            env=os.environ | ({"WRK_PAUSE": str(pause_ms)} if pause_ms else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        if done.returncode:
-            raise Refused(f"wrk failed: {(done.stderr or done.stdout).strip()}")
-        counted = json.loads(done.stdout.splitlines()[-1])
+
+    def _counted(self, wrk: "subprocess.Popen[str]") -> Load:
+        output, errors = wrk.communicate(timeout=120)
+        if wrk.returncode:
+            raise Refused(f"wrk failed: {(errors or output).strip()}")
+        counted = json.loads(output.splitlines()[-1])
         if counted["refused"] or counted["broken"]:
             raise Refused(
                 f"{counted['refused']} answers were no success and "
@@ -96,13 +123,26 @@ class Server:
             requests=counted["requests"],
         )
 
-    def memory_mib(self) -> float:
+    def memory_kib(self) -> int:
+        return self._status("VmRSS")
+
+    def threads(self) -> int:
+        return self._status("Threads")
+
+    def _status(self, name: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        resident = next(row for row in status.splitlines() if row.startswith("VmRSS"))
-        return round(int(resident.split()[1]) / 1024, 1)
+        row = next(row for row in status.splitlines() if row.startswith(f"{name}:"))
+        return int(row.split()[1])
 
     def timing_lines(self) -> int:
         return self.log.read_bytes().count(TIMING_LINE)
+
+    def wait_for_timing_lines(self, expected: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (lines := self.timing_lines()) < expected:
+            if time.monotonic() > deadline:
+                raise Refused(f"{expected} requests left {lines} timing lines")
+            time.sleep(0.01)
 
     def tail(self) -> str:
         rows = self.log.read_text(errors="replace").strip().splitlines()
@@ -112,18 +152,21 @@ class Server:
 @contextmanager
 def served(
     environment: Environment,
-    application: str,
+    contender: Contender,
     log: Path,
     cores: Cores | None,
     variables: dict[str, str],
     ready: str,
 ) -> Iterator[Server]:
     port = _free_port()
+    uvicorn = ("uvicorn", contender.application, "--no-access-log")
+    uvloop = ("--loop", "uvloop", "--http", "httptools")
+    bolt = ("django", "runbolt", "--no-admin")
     command = [
         *(("taskset", "--cpu-list", str(cores.server)) if cores else ()),
-        *(str(environment.python), "-m", "uvicorn", application),
-        *("--host", HOST, "--port", str(port), "--no-access-log"),
-        *("--loop", "uvloop", "--http", "httptools"),
+        *(str(environment.python), "-m"),
+        *(bolt if contender.application == "runbolt" else (*uvicorn, *uvloop)),
+        *("--host", HOST, "--port", str(port)),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:

@@ -1,9 +1,11 @@
 """Measures the generated service beside its peers: `make bench [ONLY=json|orm|sync|...]`."""
 
 import argparse
+import asyncio
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import sqlite3
@@ -31,8 +33,9 @@ from benchmarks.contender import (
     contenders,
     find_python,
 )
-from benchmarks.load import Answer, Cores, Server, served
+from benchmarks.load import Answer, Cores, Load, Server, served
 from benchmarks.ratios import RATIOS, table
+from benchmarks.streams import PER_SECOND, opened
 
 RESULTS = HERE / "results.json"
 CHART = HERE / "chart.svg"
@@ -43,10 +46,15 @@ LEGEND = {
     "bodies fit one segment, so this is the time to first byte",
     "seconds": "from the start of the process to the end of its first answer",
     "memory_mib": "resident memory of the worker after the warm-up and the load",
+    "threads": "of the worker while all streams are open",
+    "kb_per_stream": "what the resident memory of the worker grows by (1,000 bytes)",
+    "first_byte_p50_ms, first_byte_max_ms": "from the moment when a client was due to "
+    f"connect to its first event; {PER_SECOND} clients come in each second",
 }
 NAMED = (
     *("Django", "asgiref", "uvicorn", "uvloop", "httptools", "starlette", "fastapi"),
     *("sqlalchemy", "aiosqlite", "asyncpg", "psycopg", "structlog", "django-structlog"),
+    "django-bolt",
 )
 
 
@@ -58,8 +66,12 @@ class Case:
     contender: Contender
     # A middleware that is added to its own.
     delay: str = ""
-    # All of its middlewares, or those of service_settings.py.
-    chain: str = "all"
+    # Instead of the contender's own: those of service_settings.py.
+    parts: str = ""
+
+    @property
+    def chain(self) -> str:
+        return self.parts or self.contender.chain
 
     @property
     def timed(self) -> bool:
@@ -79,6 +91,12 @@ class Workload:
     seconds: int = 2
     warm_up: int = 1
     rounds: int = 3
+    # Up to so many milliseconds pass between two requests of a connection.
+    pause_ms: int = 0
+    # How many clients wait for slow synchronous views meanwhile.
+    slow_clients: int = 0
+    # Instead of requests: how many streams are opened.
+    streams: int = 0
 
 
 def workloads() -> Iterator[Workload]:
@@ -93,7 +111,11 @@ def workloads() -> Iterator[Workload]:
 
     everybody = cases("")
     django = cases("startproject", "service")
-    orm = [Case("fastapi-sqlalchemy", by_name["fastapi-sqlalchemy"]), *django]
+    orm = [
+        Case("fastapi-sqlalchemy", by_name["fastapi-sqlalchemy"]),
+        *cases("bolt"),
+        *django,
+    ]
     item = {"id": 7, "name": "item 7"}
 
     yield Workload("json", "JSON", "/json", HELLO, everybody)
@@ -106,7 +128,33 @@ def workloads() -> Iterator[Workload]:
         orm,
         database="postgresql",
     )
-    yield Workload("sync", "Sync view", "/sync", HELLO, [*cases("fastapi"), *django])
+    # Without middleware django-bolt runs a sync view on its event loop.
+    bolt = Case("bolt-5.2", by_name["bolt-5.2"])
+    yield Workload(
+        "sync", "Sync view", "/sync", HELLO, [*cases("fastapi"), bolt, *django]
+    )
+    no_admin = [case for case in django if not case.contender.admin]
+    yield Workload(
+        "busy",
+        "JSON while 64 clients wait for slow synchronous views",
+        "/json",
+        HELLO,
+        [*cases("fastapi"), *no_admin],
+        # Far from what they can do, or p99 would tell of that.
+        pause_ms=100,
+        slow_clients=64,
+        seconds=4,
+        rounds=2,
+    )
+    yield Workload(
+        "streams",
+        "5,000 open streams of server-sent events",
+        "/json",
+        HELLO,
+        [*cases("starlette"), *no_admin],
+        rounds=1,
+        streams=5000,
+    )
     for version in ("5.2", "6.1"):
         yield Workload(
             f"chain-{version}",
@@ -114,7 +162,7 @@ def workloads() -> Iterator[Workload]:
             "/json",
             HELLO,
             [
-                Case(chain, by_name[f"service-{version}"], chain=chain)
+                Case(chain, by_name[f"service-{version}"], parts=chain)
                 for chain in ("all", "ours", "djangos", "none")
             ],
             rounds=2,
@@ -218,27 +266,24 @@ class Bench:
         log = WORK / "logs" / f"{workload.name}-{case.name}.log"
         with served(
             environment,
-            case.contender.application,
+            case.contender,
             log,
             self.cores,
             self.variables(workload, case),
             ready=workload.path,
         ) as server:
             expected = 1 + verify(server, workload, case.timed)
-            if workload.warm_up:
-                expected += server.load(
-                    workload.path, workload.connections, workload.warm_up
-                ).requests
-            under_load = server.load(
-                workload.path, workload.connections, workload.seconds
-            )
-            expected += under_load.requests
-            memory = server.memory_mib()
+            if workload.streams:
+                figures = asyncio.run(hold_streams(server, workload.streams))
+                expected += figures["requests"]
+                # Each ends when its client has left.
+                server.wait_for_timing_lines(expected, 60)
+            else:
+                loads, figures = load(server, workload)
+                expected += sum(done.requests for done in loads)
         if case.timed and (lines := server.timing_lines()) < expected:
             raise Refused(f"{expected} requests left {lines} timing lines")
-        if workload.name == "start":
-            return {"seconds": server.seconds_to_first_answer, "memory_mib": memory}
-        return asdict(under_load)
+        return figures
 
     def variables(self, workload: Workload, case: Case) -> dict[str, str]:
         variables = {
@@ -255,6 +300,40 @@ class Bench:
         return variables
 
 
+def load(server: Server, workload: Workload) -> tuple[list[Load], dict[str, Any]]:
+    """Everything that was requested, and the figures of what was measured."""
+    loads: list[Load] = []
+    with ExitStack() as stack:
+        if workload.slow_clients:
+            busy = server.kept_busy("/slow", workload.slow_clients)
+            loads = stack.enter_context(busy)
+        requested = [
+            server.load(workload.path, workload.connections, seconds, workload.pause_ms)
+            for seconds in (workload.warm_up, workload.seconds)
+            if seconds
+        ]
+        memory = round(server.memory_kib() / 1024, 1)
+    loads += requested
+    if workload.name == "start":
+        seconds = server.seconds_to_first_answer
+        return loads, {"seconds": seconds, "memory_mib": memory}
+    return loads, asdict(requested[-1])
+
+
+async def hold_streams(server: Server, count: int) -> dict[str, Any]:
+    warm_up = 100
+    async with opened(server.port, "/stream", warm_up):
+        pass
+    memory = server.memory_kib()
+    async with opened(server.port, "/stream", count) as times:
+        return {
+            "threads": server.threads(),
+            "kb_per_stream": round((server.memory_kib() - memory) * 1.024 / count, 1),
+            **times,
+            "requests": warm_up + count,
+        }
+
+
 def verify(server: Server, workload: Workload, timed: bool) -> int:
     """Raises unless every answer is right; returns how many requests it took."""
     found = server.get(workload.path)
@@ -267,13 +346,8 @@ def verify(server: Server, workload: Workload, timed: bool) -> int:
         raise Refused(f"/missing answers {brief(missing)}")
     # The first answer was to the runner, that waited for the server to start.
     requests = 2
-    deadline = time.monotonic() + 3
-    while timed and server.timing_lines() < 1 + requests:
-        if time.monotonic() > deadline:
-            raise Refused(
-                f"{1 + requests} requests left {server.timing_lines()} timing lines"
-            )
-        time.sleep(0.01)
+    if timed:
+        server.wait_for_timing_lines(1 + requests, 3)
     return requests
 
 
@@ -351,6 +425,12 @@ def wrk_version() -> str:
     return (done.stdout + done.stderr).split("[")[0].removeprefix("wrk").strip()
 
 
+def raise_file_limit() -> None:
+    """For this process and all that it starts: a stream is a file in both."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def choose(only: str | None) -> list[Workload]:
     every = list(workloads())
     if not only:
@@ -369,6 +449,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("wrk, the load generator, is missing: `apt-get install wrk`.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    raise_file_limit()
 
     began = time.monotonic()
     fill_sqlite()

@@ -1,3 +1,9 @@
+-- Milliseconds: each connection waits up to so long before its next request.
+local pause = tonumber(os.getenv("WRK_PAUSE"))
+if pause then
+  delay = function() return math.random(0, pause) end
+end
+
 done = function(summary, latency)
   local errors = summary.errors
   io.write(string.format(

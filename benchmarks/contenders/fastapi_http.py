@@ -30,3 +30,9 @@ async def json_view() -> dict[str, str]:
 @app.get("/sync")
 def sync_view() -> dict[str, str]:
     return {"hello": "world"}
+
+
+@app.get("/slow")
+def slow_view() -> dict[str, str]:
+    time.sleep(0.1)
+    return {"hello": "world"}

@@ -1,10 +1,12 @@
+import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +37,15 @@ async def json_view(request: Request) -> JSONResponse:
     return JSONResponse({"hello": "world"})
 
 
+async def stream_view(request: Request) -> StreamingResponse:
+    async def events() -> AsyncIterator[str]:
+        yield "data: first\n\n"
+        await asyncio.sleep(3600)
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
 app = Starlette(
-    routes=[Route("/json", json_view)], middleware=[Middleware(TimingMiddleware)]
+    routes=[Route("/json", json_view), Route("/stream", stream_view)],
+    middleware=[Middleware(TimingMiddleware)],
 )

@@ -1,4 +1,8 @@
-from django.http import Http404, HttpRequest, JsonResponse
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from django.http import Http404, HttpRequest, JsonResponse, StreamingHttpResponse
 
 from .models import Item
 
@@ -9,6 +13,19 @@ async def json_view(request: HttpRequest) -> JsonResponse:
 
 def sync_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"hello": "world"})
+
+
+def slow_view(request: HttpRequest) -> JsonResponse:
+    time.sleep(0.1)
+    return JsonResponse({"hello": "world"})
+
+
+async def stream_view(request: HttpRequest) -> StreamingHttpResponse:
+    async def events() -> AsyncIterator[str]:
+        yield "data: first\n\n"
+        await asyncio.sleep(3600)
+
+    return StreamingHttpResponse(events(), content_type="text/event-stream")
 
 
 async def item_view(request: HttpRequest, pk: int) -> JsonResponse:
