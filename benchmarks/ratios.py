@@ -63,6 +63,9 @@ RATIOS = (
     Ratio("orm-sqlite", "service-{}", "fastapi-sqlalchemy", 1.2),
     Ratio("sync", "service-{}", "startproject-{}", 4),
     Ratio("sync", "service-{}-admin", "startproject-{}", 4),
+    Ratio("busy", "service-{}", "fastapi", 1, "p99_ms", True),
+    Ratio("streams", "service-{}", "starlette", 1.2, "kb_per_stream", True),
+    Ratio("streams", "service-{}", "starlette", 1.2, "first_byte_max_ms", True),
     Ratio("middleware-256", "awaited", "blocking", 50),
     Ratio("middleware-256", "awaited", "synchronous", 4),
     Ratio("start", "service-{}-admin", "startproject-{}", 1.2, "seconds", True),
@@ -75,7 +78,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         name = row["workload"]
         if row["figure"] != RATE:
-            name += {"seconds": ", time", "memory_mib": ", memory"}[row["figure"]]
+            name += f", {row['figure']}"
         sign = "≤" if row["bound"] == "at most" else "≥"
         reached = "not measured" if row["reached"] is None else f"{row['reached']:g}x"
         verdict = {True: "yes", False: "NO", None: ""}[row["met"]]

@@ -23,7 +23,6 @@ from typing import Any
 
 from benchmarks import chart
 from benchmarks.contender import (
-    HERE,
     SQLITE,
     WORK,
     Contender,
@@ -37,8 +36,6 @@ from benchmarks.load import Answer, Cores, Load, Server, served
 from benchmarks.ratios import RATIOS, table
 from benchmarks.streams import PER_SECOND, opened
 
-RESULTS = HERE / "results.json"
-CHART = HERE / "chart.svg"
 HELLO = {"hello": "world"}
 LEGEND = {
     "requests_per_second": "median of the rounds",
@@ -490,10 +487,10 @@ def main() -> None:
     }
     # The chart and the README speak of a whole run, never of parts of several.
     whole = len(chosen) == len(list(workloads()))
-    target = RESULTS if whole else WORK / "results.json"
+    target = chart.RESULTS if whole else WORK / "results.json"
     target.write_text(json.dumps(results, indent=2) + "\n")
     if whole:
-        CHART.write_text(chart.draw(results))
+        chart.main()
     if ratios:
         print(table(ratios))
     print(f"written to {os.path.relpath(target)} after {results['minutes']} minutes")
