@@ -174,9 +174,9 @@ class Workshop:
         project.mkdir(parents=True)
         if contender.generated:
             project = self._bake(contender, database, project)
-            python = self._venv(name, (project / "pyproject.toml").read_text(), project)
+            python = self._venv(name, contender, project)
         else:
-            python = self._venv(name, "\n".join(contender.requirements), None)
+            python = self._venv(name, contender)
             if contender.django:
                 _run(str(python), "-m", "django", "startproject", "config", project)
         return Environment(python, project, self._variables(contender))
@@ -222,10 +222,17 @@ class Workshop:
             raise Refused(f"the template does not bake: {error}") from error
         return Path(project)
 
-    def _venv(self, name: str, requirements: str, project: Path | None) -> Path:
+    def _venv(
+        self, name: str, contender: Contender, project: Path | None = None
+    ) -> Path:
         venv = WORK / "venvs" / name
         python = venv / "bin" / "python"
         stamp = venv / "requirements.txt"
+        source: list[str | Path] = [*contender.requirements]
+        requirements = "\n".join(contender.requirements)
+        if project:
+            source += ["-r", project / "pyproject.toml"]
+            requirements += (project / "pyproject.toml").read_text()
         wanted = f"# Python {self.version}\n{requirements}\n"
         made = stamp.exists() and stamp.read_text() == wanted
         if made and not project:
@@ -233,9 +240,6 @@ class Workshop:
         if not made:
             _run(interpreters.UV, "venv", "--clear", "--python", self.interpreter, venv)
         # A service's again each time: its vendor/onloop may have changed.
-        source = (
-            ("-r", project / "pyproject.toml") if project else requirements.split("\n")
-        )
         _run(interpreters.UV, "pip", "install", "--python", python, *source)
         # Written last: an installation that was cut short is made again.
         stamp.write_text(wanted)
