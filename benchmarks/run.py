@@ -124,6 +124,7 @@ def workloads() -> Iterator[Workload]:
         item,
         orm,
         database="postgresql",
+        rounds=2,
     )
     # Without middleware django-bolt runs a sync view on its event loop.
     bolt = Case("bolt-5.2", by_name["bolt-5.2"])
@@ -169,7 +170,7 @@ def workloads() -> Iterator[Workload]:
         Case("awaited", by_name["service-5.2"], "bench.delay.awaited"),
         Case("synchronous", by_name["startproject-5.2"], "bench.delay.synchronous"),
     ]
-    for connections, seconds, rounds in ((1, 2, 2), (16, 4, 2), (256, 14, 1)):
+    for connections, seconds in ((1, 2), (16, 4), (256, 14)):
         yield Workload(
             f"middleware-{connections}",
             f"50 ms of I/O in a middleware, connections: {connections}",
@@ -180,7 +181,7 @@ def workloads() -> Iterator[Workload]:
             seconds=seconds,
             # What a warm-up leaves unanswered would block the loop for seconds more.
             warm_up=0,
-            rounds=rounds,
+            rounds=1,
         )
     yield Workload(
         "start",
@@ -189,7 +190,7 @@ def workloads() -> Iterator[Workload]:
         HELLO,
         [*cases("fastapi"), *django],
         seconds=1,
-        rounds=5,
+        rounds=3,
     )
 
 
