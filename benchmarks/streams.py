@@ -56,7 +56,12 @@ async def opened(port: int, path: str, count: int) -> AsyncIterator[dict[str, fl
             due = start + number / PER_SECOND
             await asyncio.sleep(due - loop.time())
             opening.append(asyncio.create_task(open_at(due)))
-        times = await asyncio.gather(*opening)
+        try:
+            async with asyncio.timeout(60):
+                times = await asyncio.gather(*opening)
+        except OSError as error:
+            # A limit of files or threads, in this process or in the server's.
+            raise Refused(f"{count} streams were not opened: {error!r}") from error
         yield {
             "first_byte_p50_ms": round(1000 * statistics.median(times), 1),
             "first_byte_max_ms": round(1000 * max(times), 1),
