@@ -243,6 +243,7 @@ class Watch(threading.Thread):
                 row = connection.execute(
                     "SELECT count(*) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    " AND backend_type = 'client backend'"
                 ).fetchone()
                 self.connections = max(self.connections, row[0] if row else 0)
                 if not self.memory and len(self.soak.sent) >= self.soak.wanted / 5:
