@@ -42,7 +42,7 @@ LEGEND = {
     "p50_ms, p99_ms": "wrk's latency: from the request sent to the answer read; the "
     "bodies fit one segment, so this is the time to first byte",
     "seconds": "from the start of the process to the end of its first answer",
-    "memory_mib": "resident memory of the worker after the warm-up and the load",
+    "memory_mib": "resident memory of the worker after the load",
     "threads": "of the worker while all streams are open",
     "kb_per_stream": "what the resident memory of the worker grows by (1,000 bytes)",
     "first_byte_p50_ms, first_byte_max_ms": "from the moment when a client was due to "
@@ -141,7 +141,7 @@ def workloads() -> Iterator[Workload]:
         # Far from what they can do, or p99 would tell of that.
         pause_ms=100,
         slow_clients=64,
-        seconds=4,
+        seconds=3,
         rounds=2,
     )
     yield Workload(
@@ -190,6 +190,7 @@ def workloads() -> Iterator[Workload]:
         HELLO,
         [*cases("fastapi"), *django],
         seconds=1,
+        warm_up=0,
         rounds=3,
     )
 
