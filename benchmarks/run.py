@@ -142,7 +142,6 @@ def workloads() -> Iterator[Workload]:
         pause_ms=100,
         slow_clients=64,
         seconds=3,
-        rounds=2,
     )
     yield Workload(
         "streams",
