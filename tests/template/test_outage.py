@@ -1,9 +1,11 @@
 """A service and its PostgreSQL, which goes away, hangs and comes back."""
 
+import asyncio
 import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -44,15 +46,18 @@ def asks_the_database(server: Server) -> Answer:
 
 
 def assert_all_is_well(server: Server) -> None:
-    assert server.get("/readyz").status == 200
+    # An answer is kept for a second.
+    server.wait_for(lambda: server.get("/readyz").status == 200, 5)
     # On many threads, each with a connection from before.
     assert {asks_the_database(server).status for _ in range(5)} == {302}
 
 
 def assert_not_ready(server: Server, reason: str) -> None:
-    start = time.monotonic()
-    answer = server.get("/readyz")
-    assert time.monotonic() - start < 1.5
+    answer = Answer(200, {}, "")
+    while answer.status == 200:
+        start = time.monotonic()
+        answer = server.get("/readyz")
+        assert time.monotonic() - start < 1.5
     assert answer.status == 503
     assert json.loads(answer.body)["failed"] == {"database": reason}
     for path in ("/livez", "/hello/you/"):
@@ -78,17 +83,54 @@ def test_heals_by_itself_after_the_database_was_stopped(
     assert any(line["message"].startswith("Not ready: database: ") for line in lines)
 
 
-def test_heals_by_itself_after_the_database_hung(
-    server: Server, postgresql: PostgresServer
-) -> None:
-    assert_all_is_well(server)
+@contextmanager
+def hanging(postgresql: PostgresServer) -> Iterator[None]:
     postmaster = psutil.Process(postgresql.get_pid())
     processes = [postmaster, *postmaster.children()]
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     try:
-        assert_not_ready(server, "no answer within 0.9 seconds")
+        yield
     finally:
         for process in processes:
             process.send_signal(signal.SIGCONT)
+
+
+def test_heals_by_itself_after_the_database_hung(
+    server: Server, postgresql: PostgresServer
+) -> None:
     assert_all_is_well(server)
+    with hanging(postgresql):
+        assert_not_ready(server, "no answer within 0.9 seconds")
+    assert_all_is_well(server)
+
+
+async def ask(server: Server) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
+def threads(server: Server) -> int:
+    [uvicorn] = psutil.Process(server.process.pid).children()
+    return int(uvicorn.num_threads())
+
+
+# The last, for it ends the server.
+def test_probes_of_a_database_that_hangs_leave_one_thread_that_nothing_waits_for(
+    server: Server, postgresql: PostgresServer
+) -> None:
+    async def ask_all() -> list[int]:
+        return await asyncio.gather(*(ask(server) for _ in range(500)))
+
+    assert_all_is_well(server)
+    before = threads(server)
+    with hanging(postgresql):
+        assert_not_ready(server, "no answer within 0.9 seconds")
+        assert {*asyncio.run(ask_all())} == {503}
+        assert threads(server) <= before + 1
+        server.process.send_signal(signal.SIGTERM)
+        # Without a request that waits for the database.
+        server.process.wait(5)

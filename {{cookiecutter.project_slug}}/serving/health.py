@@ -1,14 +1,13 @@
-"""What a platform's probes ask: is it alive, may it have traffic?
-
-A middleware rather than views, and before Django's own: a probe comes by plain HTTP to
-the address of one machine, which is no name in ALLOWED_HOSTS.
-"""
+"""What a platform's probes ask: is it alive, may it have traffic?"""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from threading import Thread
 
-from asgiref.sync import markcoroutinefunction, sync_to_async
+from asgiref.sync import markcoroutinefunction
 from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
@@ -16,39 +15,9 @@ from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
-
-# Seconds for each check.
-CHECK_TIMEOUT = 0.9
-
+PROBES = {"/livez", "/readyz"}
+CHECK_TIMEOUT = 0.9  # seconds, less than a result is kept
 logger = logging.getLogger("serving.health")
-
-
-class NotReady(Exception):
-    """The message is included in the public response."""
-
-
-async def livez(request: HttpRequest) -> HttpResponseBase:
-    return health_response({})
-
-
-async def readyz(request: HttpRequest) -> HttpResponseBase:
-    # In this order, for the second needs the first.
-    for check in (database, migrations):
-        try:
-            async with asyncio.timeout(CHECK_TIMEOUT):
-                await sync_to_async(check)()
-        except NotReady as error:
-            reason = cause = str(error)
-        except TimeoutError:
-            reason = cause = f"no answer within {CHECK_TIMEOUT:g} seconds"
-        except Error as error:
-            # Driver errors may contain host and user names; log them only.
-            reason, cause = "it cannot be reached", str(error).strip()
-        else:
-            continue
-        logger.warning("Not ready: %s: %s", check.__name__, cause)
-        return health_response({check.__name__: reason})
-    return health_response({})
 
 
 def database() -> None:
@@ -57,28 +26,65 @@ def database() -> None:
             cursor.execute("SELECT 1")
 
 
-def migrations() -> None:
+def migrations() -> str | None:
     for connection in connections.all():
         executor = MigrationExecutor(connection)
-        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-        if plan:
-            raise NotReady(f"{len(plan)} unapplied, the first is {plan[0][0]}")
+        if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return f"{len(plan)} unapplied, the first is {plan[0][0]}"
+    return None
 
 
-def health_response(failed: dict[str, str]) -> JsonResponse:
-    return JsonResponse(
-        {"status": "failed", "failed": failed} if failed else {"status": "ok"},
-        status=503 if failed else 200,
-        headers={"Cache-Control": "no-store"},
-    )
+# Anyone may ask, at any rate: one thread checks for all that ask meanwhile.
+class Probe:
+    def __init__(self, *checks: Callable[[], str | None]) -> None:
+        self.checks = checks
+        self.failed: dict[str, dict[str, str]] = {}
+        self.thread = Thread()
+        self.late_at = self.kept_until = 0.0
 
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        now = time.monotonic()
+        if self.checks and now >= self.kept_until and not self.thread.is_alive():
+            self.done: Future[None] = Future()
+            # A daemon: the process can end while a database does not answer.
+            self.thread = Thread(target=self.check, name="readyz", daemon=True)
+            self.thread.start()
+            self.late_at, self.kept_until = now + CHECK_TIMEOUT, now + 1
+        if (left := self.late_at - now) > 0:
+            await asyncio.wait([asyncio.wrap_future(self.done)], timeout=left)
+        body = {"status": "failed" if self.failed else "ok", **self.failed}
+        status = 503 if self.failed else 200
+        return JsonResponse(body, status=status, headers={"Cache-Control": "no-store"})
 
-PROBES: dict[str, GetResponse] = {"/livez": livez, "/readyz": readyz}
+    def check(self) -> None:
+        for check in self.checks:
+            name = check.__name__
+            late = f"no answer within {CHECK_TIMEOUT:g} seconds"
+            self.failed = {"failed": {name: late}}
+            try:
+                reason = cause = check()
+            except Error as error:
+                # Driver errors may contain host and user names; log them only.
+                reason, cause = "it cannot be reached", str(error).strip()
+            except Exception:
+                reason = cause = "it cannot be checked"
+                logger.exception("The check of the %s failed", name)
+            if reason:
+                self.failed = {"failed": {name: reason}}
+                logger.warning("Not ready: %s: %s", name, cause)
+                break
+        else:
+            self.failed = {}
+            # Migrations stay applied, and reading hundreds of them takes time.
+            self.checks = self.checks[:1]
+        self.done.set_result(None)
+        connections.close_all()
 
 
 @async_only_middleware
 def probes(get_response: GetResponse) -> GetResponse:
-    def middleware(request: HttpRequest) -> Awaitable[HttpResponseBase]:
-        return PROBES.get(request.path_info, get_response)(request)
-
-    return markcoroutinefunction(middleware)
+    """Before Django's middleware: a probe comes by plain HTTP and names no host."""
+    views = {"/livez": Probe(), "/readyz": Probe(database, migrations)}
+    return markcoroutinefunction(
+        lambda request: views.get(request.path_info, get_response)(request)
+    )
