@@ -20,10 +20,12 @@ RESERVED_NAMES = {
     *("structlog", "types-pyyaml", "typing-extensions", "tzdata", "uvicorn", "uvloop"),
     *("watchfiles", "websockets"),
 }
-# They frame the message or belong to the connection: RFC 9110, sections 7.6.1 and 8.6.
+# serving/header.py says why.
 SERVER_MANAGED_HEADERS = {
-    *("connection", "content-length", "keep-alive", "te", "trailer"),
-    *("transfer-encoding", "upgrade"),
+    *("connection", "content-length", "date", "keep-alive", "proxy-connection", "te"),
+    *("trailer", "transfer-encoding", "upgrade", "content-encoding", "content-range"),
+    *("content-location", "content-type", "etag", "last-modified"),
+    *("location", "set-cookie", "x-request-id"),
 }
 
 
@@ -55,7 +57,10 @@ def refusal(answers: dict[str, str]) -> str | None:
             "digits and !#$%&'*+-.^_`|~ only."
         )
     if field.lower() in SERVER_MANAGED_HEADERS:
-        return f"response_header {header!r} names a header that the server itself sets."
+        return (
+            f"response_header {header!r} names a header that the server itself sets, "
+            "or one view does."
+        )
     if not re.fullmatch(r"[ \t]*[!-~]([ \t!-~]*[!-~])?[ \t]*", value):
         return (
             f"response_header {header!r} has a bad value: it must be visible ASCII, "

@@ -66,6 +66,7 @@ def test_uvicorn_serves_the_application_of_the_settings(
     application = "onloop.management.commands.runserver:checked_application"
     assert (configured["application"], configured["factory"]) == (application, True)
     assert (configured["host"], configured["port"]) == ("127.0.0.1", free_port)
+    assert configured["server_header"] is False
     assert f"Serving on http://127.0.0.1:{free_port}/ (quit with CONTROL-C)\n" in out
     assert err == ""
     configured.clear()

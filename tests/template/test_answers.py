@@ -76,6 +76,7 @@ def test_eleven_prompts_have_a_label_for_each_choice() -> None:
         ("response_header", "X-Status: a\nX-Other: b", "bad value"),
         ("response_header", "X-Status: caf\u00e9", "bad value"),
         ("response_header", "Content-Length: 3", "the server itself sets"),
+        ("response_header", "content-type: text/plain", "or one view does"),
         ("project_name", " ", "printable text on one line"),
         ("project_name", "a\nb", "printable text on one line"),
         ("project_name", "a\x1b[31mb", "printable text on one line"),

@@ -21,6 +21,7 @@ FILES = {
     "README.md",
     "config/__init__.py",
     "config/asgi.py",
+    "config/database.py",
     "config/environment.py",
     "config/logging.json",
     "config/settings.py",
@@ -192,7 +193,11 @@ def test_served_by_the_documented_command(
 ) -> None:
     # What uv says while it installs is no line of the service.
     service.run("uv sync")
-    production = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
+    production = {
+        "SECRET_KEY": "abcdefghij" * 5,
+        "ALLOWED_HOSTS": "127.0.0.1",
+        "DEBUG": "",
+    }
     if service.answers["admin"] == "true":
         service.run("uv run manage.py collectstatic --noinput", **production)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
@@ -214,6 +219,8 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
     for path, status in pages.items():
         answer = server.get(path)
         assert answer.status == status, answer.body
+        # It would name the product.
+        assert "server" not in answer.headers
         expected = value if status in carrying else None
         assert answer.headers.get(header.lower()) == expected
         assert ("server-timing" in answer.headers) == timing

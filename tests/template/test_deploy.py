@@ -145,11 +145,15 @@ def test_service_accepts_the_variables_of_the_compose_file_in_its_dotenv(
     text = (copy.path / "compose.yaml").read_text(encoding="utf-8")
     names = set(re.findall(r"\$\{(\w+)", text))
     assert "SECRET_KEY" in names
-    dotenv = "".join(f"{name}=127.0.0.1\n" for name in sorted(names))
+    values = dict.fromkeys(sorted(names), "127.0.0.1") | {
+        "SECRET_KEY": PRODUCTION["SECRET_KEY"]
+    }
+    dotenv = "".join(f"{name}={value}\n" for name, value in values.items())
     (copy.path / ".env").write_text(dotenv, encoding="utf-8")
     copy.run("uv run --no-sync manage.py check")
 
 
+PRODUCTION = {"SECRET_KEY": "abcdefghij" * 5, "ALLOWED_HOSTS": "127.0.0.1"}
 Stage = list[tuple[str, str]]
 
 
@@ -287,9 +291,6 @@ def image(
     shutil.rmtree(root)
 
 
-PRODUCTION = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
-
-
 def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
     app = image.root / "app"
     assert not [path.name for path in app.glob(".env*")]
@@ -329,7 +330,9 @@ def test_command_serves_is_healthy_and_ends_on_sigterm(
         int(port),
         image.environment | PRODUCTION | {"DATABASE_URL": "sqlite:///x.sqlite3"},
     ) as server:
-        assert server.get("/hello/you/").body == '{"hello": "you"}'
+        answer = server.get("/hello/you/")
+        assert answer.body == '{"hello": "you"}'
+        assert "server" not in answer.headers
         image.run([part.replace(image.port, port) for part in image.health])
     assert server.process.returncode == 0 or server.process.returncode == -15
     assert "Finished server process" in server.log.read_text()

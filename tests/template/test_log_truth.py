@@ -23,7 +23,7 @@ from tests.template.prompts import choices
 from tests.template.service import PARSERS, Server, Service, free_port
 
 FULL = bool(os.environ.get("FIGURES"))
-PRODUCTION = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
+PRODUCTION = {"SECRET_KEY": "abcdefghij" * 5, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
 COMMAND = "uv run uvicorn config.asgi:application --port 8000"
 pytestmark = pytest.mark.xdist_group("log")
 

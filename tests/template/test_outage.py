@@ -26,7 +26,7 @@ def server(
         django_version=request.param, database="postgresql", log_format="json"
     )
     environment = {
-        "SECRET_KEY": "x" * 50,
+        "SECRET_KEY": "abcdefghij" * 5,
         "ALLOWED_HOSTS": "127.0.0.1",
         "DEBUG": "",
         "DATABASE_URL": new_database(),

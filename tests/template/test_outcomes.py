@@ -36,7 +36,7 @@ def serve(service: Service, **environment: str) -> AbstractContextManager[Server
     command = "uv run --no-sync python -W error -m uvicorn outcomes:application"
     return service.serve(
         f"{command} --port 8000 --timeout-graceful-shutdown 1",
-        SECRET_KEY="x" * 50,
+        SECRET_KEY="abcdefghij" * 5,
         ALLOWED_HOSTS="127.0.0.1",
         DEBUG="",
         **environment,
@@ -241,7 +241,9 @@ def test_service_keeps_what_its_owner_need_not_test(
     service = baked.copy_in_environment(tmp_path / "service", installed)
     shutil.copy(PROJECT / "more_tests.py", service.path / "tests" / "test_more.py")
     output = service.run(
-        "uv run --no-sync pytest -p no:cacheprovider tests/test_more.py",
+        # The service has SQLite; psycopg says which options it takes.
+        "uv run --no-sync --with psycopg[binary] python -m pytest -p no:cacheprovider "
+        "tests/test_more.py",
         EXPECTED_HEADER=header,
     )
     assert re.search(r"\d+ passed in", output)

@@ -5,20 +5,20 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from dj_database_url import parse
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
+from config.database import parse_database_url
 from serving.header import parse_header
 
-# For libpq: a server that is gone without a word costs a request seconds, not the
-# quarter of an hour that TCP would wait. The last is in milliseconds.
-TIMEOUTS = {"connect_timeout": 2, "keepalives_idle": 10, "tcp_user_timeout": 5000}
-# In the query of a database URL these are for Django, all others for the driver.
-FOR_DJANGO = {"conn_health_checks", "conn_max_age", "disable_server_side_cursors"}
+HOST = r"([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])"
+HOSTS = rf"(?i:\*|\.?{HOST})", "use names without scheme and port, such as example.com"
+ORIGINS = rf"https?://(\*\.)?{HOST}(:\d+)?", "use scheme and name: https://example.com"
 
 
 class Environment:
@@ -27,7 +27,7 @@ class Environment:
     def __init__(self, dotenv: Path, defaults: Mapping[str, str]) -> None:
         self.base_dir = dotenv.parent
         # Not into os.environ: a reloaded process would inherit what .env said before.
-        self.dotenv = dotenv_values(dotenv, encoding="utf-8")
+        self.dotenv = read_dotenv(dotenv)
         self.defaults = defaults
         self.known: set[str] = set()
 
@@ -36,11 +36,13 @@ class Environment:
         value = os.environ.get(name, self.dotenv.get(name))
         return value or self.defaults.get(name, "")
 
-    def required(self, name: str) -> str:
-        if value := self.text(name):
-            return value
-        where = "set it in the environment, or in .env (copy .env.example)"
-        raise ImproperlyConfigured(f"{name} is not set: {where}.")
+    def secret_key(self, name: str, debug: bool) -> str:
+        value = self.text(name)
+        # Outside of DEBUG as Django's check security.W009.
+        if not value.strip() or not (debug or (len(value) > 49 and len({*value}) > 4)):
+            allowed = "set 50 random characters in the environment or in .env"
+            raise ImproperlyConfigured(f"{name} is not set or too short: {allowed}.")
+        return value
 
     def matching(self, name: str, pattern: str, allowed: str) -> str:
         value = self.text(name)
@@ -56,64 +58,62 @@ class Environment:
         return int(self.matching(name, "[0-9]{1,9}", "use a whole number, 0 or more"))
 
     def seconds(self, name: str) -> float | None:
-        allowed = "use a number of seconds above 0, or leave it unset"
-        value = self.matching(name, r"|(?=.*[1-9])[0-9]{0,9}\.?[0-9]{1,9}", allowed)
-        return float(value) if value else None
+        allowed = "use a number of seconds, 0.001 or more, or leave it unset"
+        pattern = r"|(?=0*[1-9]|0*\.[0-9]{0,2}[1-9])[0-9]{0,9}\.?[0-9]{1,9}"
+        return float(self.matching(name, pattern, allowed) or 0) or None
 
     def choice(self, name: str, allowed: Iterable[str]) -> str:
         pattern = "|".join(map(re.escape, allowed))
         return self.matching(name, pattern, f"use one of {', '.join(allowed)}")
 
-    def items(self, name: str) -> list[str]:
-        return [item.strip() for item in self.text(name).split(",") if item.strip()]
+    def items(self, name: str, pattern: str, allowed: str) -> list[str]:
+        items = [item.strip() for item in self.text(name).split(",") if item.strip()]
+        if wrong := [item for item in items if not re.fullmatch(pattern, item)]:
+            raise refused(name, wrong[0], allowed)
+        return items
 
     def header(self, name: str) -> str:
-        value = self.text(name)
         try:
-            parse_header(value)
+            parse_header(value := self.text(name))
         except ValueError as error:
             raise refused(name, value, str(error)) from None
         return value
 
     def database(self, name: str) -> dict[str, Any]:
-        """A relative SQLite path starts at the project, wherever the command ran, and a
-        query outranks what is set here: ?conn_max_age=60&connect_timeout=5.
-        """
+        """A relative SQLite path starts at the project, wherever the command ran."""
         url = self.text(name)
         scheme, separator, _ = url.partition("://")
         # Without the rest, which may hold a password.
         shown = f"{scheme}..." if separator else "..."
         try:
-            if scheme not in ("sqlite", "postgres", "postgresql"):
-                raise ValueError
-            # Its thread keeps a connection, and tests it before a request uses it.
-            config: Any = parse(url, conn_max_age=600, conn_health_checks=True)
-        except ValueError:
-            allowed = "use sqlite:///db.sqlite3 or postgresql://user:password@host/name"
-            raise refused(name, shown, allowed) from None
+            config = parse_database_url(url)
+        except ValueError as error:
+            raise refused(name, shown, str(error)) from None
         if scheme != "sqlite" and not (find_spec("psycopg") or find_spec("psycopg2")):
             raise refused(name, shown, "install its driver: `uv add 'psycopg[binary]'`")
-        options = config.setdefault("OPTIONS", {})
-        for option in FOR_DJANGO & options.keys():
-            value = options.pop(option)
-            config[option.upper()] = None if value == "None" else value
-        if scheme != "sqlite":
-            config["OPTIONS"] = TIMEOUTS | options
-        elif config["NAME"] != ":memory:":
+        if scheme == "sqlite" and config["NAME"] != ":memory:":
             config["NAME"] = str(self.base_dir / config["NAME"])
-        return dict(config)
+        return config
 
     def refuse_unknown(self, also: Iterable[str] = ()) -> None:
         """Refuse a name in .env that nobody has asked for: it is a typing error."""
         known = self.known.union(also)
-        for name, value in self.dotenv.items():
-            if name in known and value is not None:
-                continue
+        for name in [n for n, v in self.dotenv.items() if v is None or n not in known]:
             # Nothing that may be part of a secret.
             shown = name if name.isupper() else "A name"
             near = get_close_matches(name.upper(), known, 1)
             hint = f"did you mean {near[0]}=?" if near else "no setting has this name."
             raise ImproperlyConfigured(f"{shown} in .env is refused: {hint}")
+
+
+def read_dotenv(path: Path) -> dict[str, str | None]:
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeError):
+        text = "\0"
+    if {"\0", "\ufeff"} & {*text} or any(b.error for b in parse_stream(StringIO(text))):
+        raise ImproperlyConfigured(".env must be lines of NAME=value in UTF-8, no BOM.")
+    return dotenv_values(stream=StringIO(text))
 
 
 def refused(name: str, value: str, allowed: str) -> ImproperlyConfigured:

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from config.environment import Environment
+from config.environment import HOSTS, ORIGINS, Environment
 from serving.header import CONDITIONS
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -20,10 +20,10 @@ env = Environment(BASE_DIR / ".env", {
 
 SERVICE = "{{ cookiecutter.project_slug }}"
 
-SECRET_KEY = env.required("SECRET_KEY")
 DEBUG = env.boolean("DEBUG")
-ALLOWED_HOSTS = env.items("ALLOWED_HOSTS")
-CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS")
+SECRET_KEY = env.secret_key("SECRET_KEY", DEBUG)
+ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", *HOSTS)
+CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", *ORIGINS)
 DATABASES = {"default": env.database("DATABASE_URL")}
 
 SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT")

@@ -9,7 +9,7 @@ for line in example.read_text(encoding="utf-8").splitlines():
     name, equals, _ = line.removeprefix("#").partition("=")
     if equals and name.isupper() and name != "DATABASE_URL":
         os.environ.setdefault(name, "")
-os.environ["SECRET_KEY"] = os.environ["SECRET_KEY"] or "only for tests"
+os.environ["SECRET_KEY"] = "only for tests, and as long as a key of production"
 
 from config.settings import *
 

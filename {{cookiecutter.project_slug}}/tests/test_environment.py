@@ -16,8 +16,8 @@ REFUSED = [
     ("RESPONSE_HEADER", "Content-Length: 1", "server itself"),
     ("RESPONSE_HEADER", "X-Status: caf\u00e9", "visible ASCII"),
     ("RESPONSE_HEADER_WHEN", "sometimes", "status-200, success, always, never"),
-    ("REQUEST_TIMEOUT", "soon", "a number of seconds above 0"),
-    ("REQUEST_TIMEOUT", "0.0", "a number of seconds above 0"),
+    ("REQUEST_TIMEOUT", "soon", "seconds, 0.001 or more"),
+    ("REQUEST_TIMEOUT", "0.0009", "seconds, 0.001 or more"),
     ("SECURE_HSTS_SECONDS", "-1", "a whole number, 0 or more"),
 ]
 

@@ -74,6 +74,133 @@ def test_wrong_value_is_refused(
         importlib.reload(config_settings)
 
 
+@pytest.mark.parametrize("value", [" ", "short", "x" * 50])
+def test_weak_key_is_refused_outside_of_debug_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", value)
+    with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY is not set or too sh"):
+        importlib.reload(config_settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALLOWED_HOSTS", "https://a.example"),
+        ("ALLOWED_HOSTS", "a.example:8000"),
+        ("ALLOWED_HOSTS", "*.a.example"),
+        ("ALLOWED_HOSTS", "a.example/"),
+        ("ALLOWED_HOSTS", "a_b"),
+        ("CSRF_TRUSTED_ORIGINS", "a.example"),
+        ("CSRF_TRUSTED_ORIGINS", "https://a.example/"),
+        ("CSRF_TRUSTED_ORIGINS", "ftp://a.example"),
+        ("CSRF_TRUSTED_ORIGINS", "https://A.example"),
+        ("RESPONSE_HEADER", "Content-Encoding: gzip"),
+        ("RESPONSE_HEADER", "set-cookie: a=b"),
+    ],
+)
+def test_value_that_would_break_requests_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, f"http://b.example, {value}" if "CSRF" in name else value)
+    with pytest.raises(
+        ImproperlyConfigured, match=re.escape(f"{name}={value!r} is re")
+    ):
+        importlib.reload(config_settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("ALLOWED_HOSTS", ["*", ".a.example", "A.example", "10.0.0.1", "[::1]"]),
+        ("CSRF_TRUSTED_ORIGINS", ["https://*.a.example", "http://a:8000"]),
+    ],
+)
+def test_hosts_and_origins_that_django_knows_are_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, values: list[str]
+) -> None:
+    monkeypatch.setenv(name, ",".join(values))
+    assert getattr(importlib.reload(config_settings), name) == values
+
+
+POSTGRESQL = "postgresql://me:hunter2@host/name"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x?bogus=1",
+        "sqlite:///x?timeout=soon",
+        "sqlite:///x?conn_max_age=abc",
+        "sqlite:///x?atomic_requests=true",
+        "sqlite:///",
+        "sqlite://x.sqlite3",
+        "postgresql://me:hunter2@host/",
+        "postgresql://me:hunter2@host",
+        "postgresql://me:1/x?hunter2=2@host/name",
+        # Only the driver knows.
+        f"{POSTGRESQL}?bogus=1",
+        f"{POSTGRESQL}?sslmode=maybe",
+        f"{POSTGRESQL}?connect_timeout=soon",
+        f"{POSTGRESQL}?conn_health_checks=maybe",
+        f"{POSTGRESQL}?atomic_requests=true",
+        f"{POSTGRESQL}?autocommit=false",
+        f"{POSTGRESQL}?dbname=other",
+        f"{POSTGRESQL}?pool=true",
+    ],
+)
+def test_database_url_that_the_driver_does_not_take_is_refused(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(ImproperlyConfigured, match=r"^DATABASE_URL=.* refu") as caught:
+        importlib.reload(config_settings)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///x?timeout=20&transaction_mode=IMMEDIATE&init_command=PRAGMA x",
+        "sqlite://:memory:",
+        "postgresql:///name?host=/run/x,/run/y&port=1,2&user=me&gssencmode=require",
+        f"{POSTGRESQL}?sslmode=require&application_name=a&options=-c%20search_path%3Da",
+        f"{POSTGRESQL}?conn_max_age=None&disable_server_side_cursors=true",
+        f"{POSTGRESQL}?isolation_level=3&assume_role=me&conn_health_checks=false",
+    ],
+)
+def test_database_url_that_the_driver_takes_is_read(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr("config.environment.find_spec", lambda name: True)
+    monkeypatch.setenv("DATABASE_URL", url)
+    importlib.reload(config_settings)
+
+
+BROKEN = {
+    "mark": b"\xef\xbb\xbfSECRET_KEY=hunter2",
+    "UTF-16": "SECRET_KEY=hunter2".encode("utf-16"),
+    "UTF-16 without a mark": "SECRET_KEY=hunter2".encode("utf-16-le"),
+    "Latin-1": b"SECRET_KEY=hunter2\xe9",
+    "open quote": b"A=1\nSECRET_KEY='hunter2",
+    "no name": b"=hunter2",
+    "two words": b"SECRET hunter2",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_faulty_dotenv_is_refused_without_a_value(tmp_path: Path, fault: str) -> None:
+    (tmp_path / ".env").write_bytes(BROKEN[fault])
+    with pytest.raises(ImproperlyConfigured, match=r"^\.env must be lines") as caught:
+        Environment(tmp_path / ".env", {})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_folder_in_place_of_dotenv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"^\.env must be lines"):
+        Environment(tmp_path, {})
+
+
 @pytest.mark.parametrize("port", ["", ":port"])
 def test_refused_postgresql_url_does_not_show_its_password(
     monkeypatch: pytest.MonkeyPatch, port: str

@@ -62,6 +62,8 @@ class Command(runserver.Command):
             host=host,
             port=port,
             reload=options["use_reloader"],
+            # It would name the product.
+            server_header=False,
             **reload,
             # LOGGING, if there is one, says what becomes of uvicorn's lines too.
             log_config=None if settings.LOGGING else uvicorn.config.LOGGING_CONFIG,
