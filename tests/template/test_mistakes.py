@@ -160,6 +160,24 @@ def test_mistake_is_reported_with_its_fix(copied: Service, name: str) -> None:
     assert warned if done.returncode == 0 else done.returncode == 1
 
 
+@pytest.mark.xdist_group("mistakes")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "manage.py check",
+        "uvicorn config.asgi:application",
+        "uvicorn config.asgi:application --log-config config/logging.json",
+        "pytest tests/test_home.py",
+    ],
+)
+def test_faulty_dotenv_is_one_sentence(copied: Service, command: str) -> None:
+    (copied.path / ".env").write_text("SECRET_KEY='hunter2\n")
+    run = f"uv run --no-sync {command}".split()
+    done = finish(run, copied.path, copied.environment)
+    assert done.returncode == 1
+    assert done.stdout == ".env must be lines of NAME=value in UTF-8, no BOM.\n"
+
+
 class Weather(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)

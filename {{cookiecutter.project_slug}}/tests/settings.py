@@ -1,7 +1,10 @@
 """The service's settings as generated, whatever .env says."""
 
 import os
+import sys
 from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
 
 # An empty variable counts as unset and still outranks .env.
 example = Path(__file__).parent.parent / ".env.example"
@@ -11,7 +14,10 @@ for line in example.read_text(encoding="utf-8").splitlines():
         os.environ.setdefault(name, "")
 os.environ["SECRET_KEY"] = "only for tests, and as long as a key of production"
 
-from config.settings import *
+try:
+    from config.settings import *
+except ImproperlyConfigured as error:
+    sys.exit(f"{error}")
 
 # Of the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]

@@ -12,12 +12,9 @@ from config.environment import Environment
 
 REFUSED = [
     ("RESPONSE_HEADER", "X-Status", "'Name: value'"),
-    ("RESPONSE_HEADER", "X Status: OK", "letters, digits"),
     ("RESPONSE_HEADER", "Content-Length: 1", "server itself"),
-    ("RESPONSE_HEADER", "X-Status: caf\u00e9", "visible ASCII"),
     ("RESPONSE_HEADER_WHEN", "sometimes", "status-200, success, always, never"),
     ("REQUEST_TIMEOUT", "soon", "seconds, 0.001 or more"),
-    ("REQUEST_TIMEOUT", "0.0009", "seconds, 0.001 or more"),
     ("SECURE_HSTS_SECONDS", "-1", "a whole number, 0 or more"),
 ]
 
@@ -81,13 +78,11 @@ def test_environment_outranks_dotenv_and_dotenv_the_default(
     env = Environment(tmp_path / ".env", {"SECOND": "x", "THIRD": "default"})
     values = [env.text(name) for name in ("FIRST", "SECOND", "THIRD", "FOURTH")]
     assert values == ["environment", 'a "b"', "default", ""]
-    # A reloaded process reads the file anew.
     assert "SECOND" not in os.environ
 
 
 def test_database_url_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = Environment(tmp_path / ".env", {"X": "sqlite:///db.sqlite3"})
-    # A relative path starts at the project.
     assert env.database("X")["NAME"] == str(tmp_path / "db.sqlite3")
     monkeypatch.setattr("config.environment.find_spec", lambda name: True)
     monkeypatch.setenv("X", "postgresql://host/name?conn_max_age=60")
