@@ -38,8 +38,8 @@ class Environment:
 
     def secret_key(self, name: str, debug: bool) -> str:
         value = self.text(name)
-        # Outside of DEBUG as Django's check security.W009.
-        if not value.strip() or not (debug or (len(value) > 49 and len({*value}) > 4)):
+        # Outside of DEBUG it is as long as Django's check security.W009 wants it.
+        if not value.strip() or (len(value) < 50 and not debug):
             allowed = "set 50 random characters in the environment or in .env"
             raise ImproperlyConfigured(f"{name} is not set or too short: {allowed}.")
         return value
