@@ -298,6 +298,7 @@ INSTRUMENTED = """
 from functools import wraps
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.base import BaseHandler
+import django.core.asgi as asgi
 calls = []
 def replace(owner, name):
     call = getattr(owner, name)
@@ -316,6 +317,8 @@ def replace(owner, name):
         [("BaseHandler", "get_response_async")],
         [("BaseHandler", "load_middleware")],
         [("ASGIHandler", "__call__"), ("BaseHandler", "get_response_async")],
+        # ddtrace puts an application of its own around the handler.
+        [("asgi", "get_asgi_application"), ("ASGIHandler", "__call__")],
     ],
 )
 def test_instrumentation_is_called_and_no_unknown_django(
@@ -326,6 +329,13 @@ def test_instrumentation_is_called_and_no_unknown_django(
     assert seen["handler"] == "onloop.handler"
     assert seen["records"] == []
     assert seen["calls"] == [name for _, name in replaced]
+
+
+def test_instrumentation_of_an_unknown_django_is_called() -> None:
+    unknown = "django.VERSION = (9, 9, 0, 'final', 0)\n"
+    seen = run_project(f"{unknown}{INSTRUMENTED}replace(asgi, 'get_asgi_application')")
+    assert seen["handler"] == "django.core.handlers.asgi"
+    assert seen["calls"] == ["get_asgi_application"]
 
 
 class Renamed(StreamingHttpResponse):

@@ -353,6 +353,22 @@ async def test_other_objects_in_a_middleware_are_left_alone(settings: Any) -> No
     assert handler.abort_hooks == []
 
 
+async def test_each_call_of_a_middleware_is_made_once_somebody_replaced_it(
+    settings: Any, count: Count, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, called = MiddlewareMixin.__call__, []
+
+    @functools.wraps(call)
+    def replacement(self: Any, request: Any) -> Any:
+        called.append(type(self))
+        return call(self, request)
+
+    monkeypatch.setattr(MiddlewareMixin, "__call__", replacement)
+    assert (await fetch(ASGIHandler())).status == 200
+    assert called == [import_string(path) for path in settings.MIDDLEWARE]
+    assert count.hops == 0
+
+
 async def test_etag_of_a_small_response_matches_without_a_thread(
     settings: Any, count: Count
 ) -> None:

@@ -1,6 +1,8 @@
 import logging
+from typing import Any
 
 import django
+from django.core import asgi
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 
 from onloop import _compat
@@ -12,16 +14,26 @@ def get_asgi_application() -> DjangoASGIHandler:
     """Set Django up and return its ASGI handler, without needless threads.
 
     On a version of Django or asgiref that onloop does not know, it is Django's own
-    handler, and a warning says so.
+    handler, and a warning says so. Where an instrumentation has replaced Django's
+    function of this name, it is what that makes of the handler.
     """
-    django.setup(set_prefix=False)
     if _compat.PROBLEM:
+        application = asgi.get_asgi_application()
         logger.warning(
             "Django's own handler serves, with a thread for each request: onloop "
             "needs an update, for %s",
             _compat.PROBLEM,
         )
-        return DjangoASGIHandler()
+        return application
     from onloop.handler import ASGIHandler
 
-    return ASGIHandler()
+    if _compat.defined_in(asgi.get_asgi_application, asgi):
+        django.setup(set_prefix=False)
+        return ASGIHandler()
+    # Django's own is somewhere in the other, and makes a handler of this name.
+    module: Any = asgi
+    module.ASGIHandler = ASGIHandler
+    try:
+        return asgi.get_asgi_application()
+    finally:
+        module.ASGIHandler = DjangoASGIHandler

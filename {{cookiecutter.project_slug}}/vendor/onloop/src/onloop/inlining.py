@@ -13,6 +13,7 @@ RemoteUserMiddleware is asynchronous by itself.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import update_wrapper
 from inspect import iscoroutinefunction
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -28,10 +29,13 @@ from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
+from django.utils import deprecation
+from django.utils.deprecation import MiddlewareMixin
 from django.utils.functional import SimpleLazyObject, empty
 from django.utils.translation import trans_real
 
 from onloop._chain import is_called_by_mixin
+from onloop._compat import defined_in
 
 # Compressing or hashing this many bytes takes about as long as a thread hop.
 MAX_INLINE_BYTES = 4096
@@ -135,17 +139,16 @@ def login_required(middleware: Any, method: Callable[..., Any]) -> ViewHook:
     return process_view
 
 
-class _Rejected(Exception):
-    pass
-
-
-class _RaisingCsrf(CsrfViewMiddleware):
-    def _reject(self, request: HttpRequest, reason: str) -> Any:
-        raise _Rejected
+class Reason(str):
+    """Why a request is rejected."""
 
 
 def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
-    raising: Any = _RaisingCsrf(middleware.get_response)
+    # Of Django's class, by which an instrumentation names it.
+    checking: Any = CsrfViewMiddleware(middleware.get_response)
+    checking._reject = lambda request, reason: Reason(reason)
+    # The page that says so is rendered, by a view of the project.
+    reject = sync_to_async(middleware._reject)
     in_thread = sync_to_async(method)
     # An instrumentation's wrapper around the method is not passed by.
     is_wrapped = type(method) is not MethodType
@@ -156,11 +159,10 @@ def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
         ):
             return method(request, callback, *args)
         if not is_wrapped and csrf_check_is_inline(request):
-            try:
-                return raising.process_view(request, callback, *args)
-            except _Rejected:
-                # The page that says so is rendered, by a view of the project.
-                pass
+            response = checking.process_view(request, callback, *args)
+            if isinstance(response, Reason):
+                response = await reject(request, response)
+            return response
         return await in_thread(request, callback, *args)
 
     return process_view
@@ -260,6 +262,15 @@ def hooks_of(cls: Any) -> Hooks | None:
         and not any(iscoroutinefunction(getattr(cls, name)) for name in present)
     )
     return hooks if is_stock else None
+
+
+def call_is_djangos() -> bool:
+    """Whether nobody is to be told of each ``MiddlewareMixin.__call__()``.
+
+    ddtrace replaces the code of the function and not the function.
+    """
+    call = MiddlewareMixin.__call__
+    return defined_in(call, deprecation) and "__acall__" in call.__code__.co_names
 
 
 # A middleware, and the conditions of its process_request and process_response.
@@ -375,12 +386,13 @@ class InliningHandler(BaseHandler):
                         load_catalogs()
                     # Its own step, and those of the inlined ones right behind it.
                     behind = getattr(middleware.get_response, "inlined_steps", ())
-                    is_link = middleware is link.__wrapped__
+                    is_link = middleware is link.__wrapped__ and call_is_djangos()
                     run = run_steps([(middleware, *hooks[:2]), *behind], is_link)
                     if is_link:
                         method = run
                     else:
-                        middleware.__acall__ = run
+                        # Under the name by which an instrumentation tells of it.
+                        middleware.__acall__ = update_wrapper(run, middleware.__acall__)
                 hook = getattr(middleware, "process_abort", None)
                 # It comes again when the one around it raises MiddlewareNotUsed.
                 if hook is not None and hook not in self.abort_hooks:
@@ -389,7 +401,7 @@ class InliningHandler(BaseHandler):
             middleware = getattr(method, "__self__", None)
             hooks = hooks_of(type(middleware))
             if hooks and hooks.process_view:
-                return hooks.process_view(middleware, method)
+                return update_wrapper(hooks.process_view(middleware, method), method)
         return super().adapt_method_mode(
             is_async, method, method_is_async, *args, **kwargs
         )
