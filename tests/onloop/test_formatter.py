@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import re
+import subprocess
 import sys
 from typing import Any
 
@@ -146,3 +147,47 @@ def test_traceback_is_indented_in_text() -> None:
     assert parse_text(first)["message"] == "Failed"
     assert rest[-1] == "    use"
     assert all(line.startswith("    ") for line in rest)
+
+
+TRACED = """
+import logging
+import subprocess
+import sys
+
+make = logging.getLogRecordFactory()
+
+
+def traced(*args, **kwargs):
+    record = make(*args, **kwargs)
+    record.otelTraceID = "4bf92f35"
+    return record
+
+
+logging.setLogRecordFactory(traced)
+
+import structlog
+from onloop.logging import Formatter
+from tests.onloop import settings  # configures structlog
+
+for log_format in sys.argv[1:]:
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter(log_format, "tests"))
+    logging.getLogger(log_format).handlers = [handler]
+    logging.getLogger(log_format).warning("by logging")
+    structlog.get_logger(log_format).warning("by structlog", order=7)
+"""
+
+
+def test_fields_of_a_tracer_that_came_before_the_formatter_are_on_each_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRACED, *PARSERS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    lines = iter(done.stderr.splitlines())
+    for parse_line in PARSERS.values():
+        for by in ("logging", "structlog"):
+            line = parse_line(next(lines))
+            assert (line["message"], line["otelTraceID"]) == (f"by {by}", "4bf92f35")

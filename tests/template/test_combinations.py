@@ -37,6 +37,7 @@ FILES = {
     "serving/header.py",
     "serving/health.py",
     "serving/middleware.py",
+    "serving/request_id.py",
     "tests/__init__.py",
     "tests/conftest.py",
     "tests/pages.py",

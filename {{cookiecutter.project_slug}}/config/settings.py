@@ -149,7 +149,14 @@ LOGGING = {
             "service": SERVICE,
         },
     },
-    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
+    "filters": {"request_id": {"()": "serving.request_id.RequestIDFilter"}},
+    "handlers": {
+        "stderr": {
+            "()": "onloop.logging.QueueHandler",
+            "formatter": "line",
+            "filters": ["request_id"],
+        },
+    },
     "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
     "loggers": {
         # Without the handlers that Django and uvicorn bring along.

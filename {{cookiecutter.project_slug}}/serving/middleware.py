@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import random
-import re
 import time
 from functools import partial
 
-import structlog
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
@@ -19,22 +16,10 @@ from onloop.outcome import RequestEnd, observe
 
 from serving.header import CONDITIONS, parse_header
 from serving.health import PROBES, GetResponse
+from serving.request_id import bind_request_id
 
 request_logger = logging.getLogger("serving.request")
 timing_logger = logging.getLogger("serving.timing")
-is_valid_request_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
-
-
-def bind_request_id(request: HttpRequest) -> str:
-    """Bind the request's id to every line that is logged from here on; return it."""
-    request_id: str = request.META.get("HTTP_X_REQUEST_ID", "")
-    if not is_valid_request_id(request_id):
-        request_id = f"{random.getrandbits(128):032x}"
-    # A server may handle the next request of a connection in a copy of this context.
-    structlog.contextvars.clear_contextvars()
-    # Never unbound: what is logged after the response started belongs to it too.
-    structlog.contextvars.bind_contextvars(request_id=request_id)
-    return request_id
 
 
 class LogMiddleware:

@@ -54,9 +54,10 @@ def take_snapshot(record: logging.LogRecord) -> Snapshot:
         fields.update(event)
     else:
         message = message_of(record)
-        for key, value in attributes.items():
-            if key not in STANDARD_ATTRS:
-                fields[key] = value
+    # Of structlog's lines too: filters and record factories put fields there.
+    for key, value in attributes.items():
+        if key not in STANDARD_ATTRS:
+            fields[key] = value
     if exc_info is True:
         # Later, in the thread that formats, it would mean another exception, or none.
         exc_info = sys.exc_info()
