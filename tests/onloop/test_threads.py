@@ -1,9 +1,12 @@
 import asyncio
+import contextvars
+import functools
 import gc
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from queue import SimpleQueue
 from typing import Any
 from weakref import ref
 
@@ -14,7 +17,7 @@ from django.db import close_old_connections, connection, connections
 from django.db.backends.signals import connection_created
 from onloop.handler import ASGIHandler
 from onloop.outcome import SCOPE_KEY
-from onloop.threads import ThreadPool
+from onloop.threads import ThreadPool, Worker
 
 from . import views
 from .conftest import Conversation, fetch, until
@@ -288,7 +291,7 @@ from django.conf import settings
 settings.configure()
 from asgiref.sync import sync_to_async
 from onloop.outcome import SCOPE_KEY
-from onloop.threads import ThreadPool
+from onloop.threads import ThreadPool, Worker
 
 started = threading.Event()
 
@@ -478,3 +481,22 @@ async def test_thread_starts_in_no_requests_context(pool: ThreadPool) -> None:
     pool._idle[0].put(lambda: seen.append(views.colour.get()))
     await until(lambda: bool(seen))
     assert seen == ["none"]
+
+
+def test_thread_carries_nothing_of_the_request_that_started_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def start_in_context(self: Any) -> None:
+        """As Sentry does it."""
+        self.run = functools.partial(contextvars.copy_context().run, self.run)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_in_context)
+    context = contextvars.copy_context()
+    context.run(views.colour.set, "red")
+    worker = context.run(Worker)
+    seen: SimpleQueue[str] = SimpleQueue()
+    worker.put(lambda: seen.put(views.colour.get()))
+    assert seen.get(timeout=10) == "none"
