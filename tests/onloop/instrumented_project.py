@@ -134,6 +134,7 @@ urlpatterns = [
     path("sync/<int:number>", synchronous),
     path("sync-error/<int:number>", synchronous),
     path("stream/<int:number>", stream),
+    path("refused/<int:number>", asynchronous),
     path("flush/", flush),
 ]
 settings.ROOT_URLCONF = __name__
