@@ -237,6 +237,7 @@ print(json.dumps({
     "records": [[r.name, r.levelname, r.getMessage()] for r in records],
     "body": asyncio.run(serve()),
     "calls": globals().get("calls"),
+    "named": sys.modules["django.core.asgi"].ASGIHandler.__module__,
 }))
 """
 
@@ -329,6 +330,8 @@ def test_instrumentation_is_called_and_no_unknown_django(
     assert seen["handler"] == "onloop.handler"
     assert seen["records"] == []
     assert seen["calls"] == [name for _, name in replaced]
+    # As it was.
+    assert seen["named"] == "django.core.handlers.asgi"
 
 
 def test_instrumentation_of_an_unknown_django_is_called() -> None:

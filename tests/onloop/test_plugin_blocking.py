@@ -14,7 +14,7 @@ Run = Callable[..., pytest.RunResult]
 # pytest-cookies takes longer to import than a project's tests take.
 PYPROJECT = """
 [tool.pytest.ini_options]
-addopts = "-p no:cookies"
+addopts = "-p no:cookies -p no:ddtrace"
 DJANGO_SETTINGS_MODULE = "settings"
 asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "function"

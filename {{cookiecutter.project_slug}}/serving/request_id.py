@@ -32,5 +32,5 @@ class RequestIDFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if request_id := bound_id.get():
-            vars(record).update(request_id=request_id)
+            vars(record)["request_id"] = request_id
         return True
