@@ -1,5 +1,4 @@
 import logging
-from typing import Any
 
 import django
 from django.core import asgi
@@ -31,9 +30,8 @@ def get_asgi_application() -> DjangoASGIHandler:
         django.setup(set_prefix=False)
         return ASGIHandler()
     # Django's own is somewhere in the other, and makes a handler of this name.
-    module: Any = asgi
-    module.ASGIHandler = ASGIHandler
+    vars(asgi).update(ASGIHandler=ASGIHandler)
     try:
         return asgi.get_asgi_application()
     finally:
-        module.ASGIHandler = DjangoASGIHandler
+        vars(asgi).update(ASGIHandler=DjangoASGIHandler)

@@ -139,14 +139,10 @@ def login_required(middleware: Any, method: Callable[..., Any]) -> ViewHook:
     return process_view
 
 
-class Reason(str):
-    """Why a request is rejected."""
-
-
 def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
     # Of Django's class, by which an instrumentation names it.
     checking: Any = CsrfViewMiddleware(middleware.get_response)
-    checking._reject = lambda request, reason: Reason(reason)
+    checking._reject = lambda request, reason: reason
     # The page that says so is rendered, by a view of the project.
     reject = sync_to_async(middleware._reject)
     in_thread = sync_to_async(method)
@@ -160,7 +156,7 @@ def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
             return method(request, callback, *args)
         if not is_wrapped and csrf_check_is_inline(request):
             response = checking.process_view(request, callback, *args)
-            if isinstance(response, Reason):
+            if isinstance(response, str):
                 response = await reject(request, response)
             return response
         return await in_thread(request, callback, *args)
