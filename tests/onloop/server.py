@@ -55,17 +55,24 @@ class Server:
 
 @contextmanager
 def serve(
-    command: Sequence[str | Path], log: Path, cwd: Path, env: Mapping[str, str]
+    command: Sequence[str | Path],
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    output: int | None = None,
 ) -> Iterator[Server]:
-    """Run a command of uvicorn on a free port, by SIGTERM to its end."""
-    with log.open("wb") as output:
+    """Run a command of uvicorn on a free port, by SIGTERM to its end.
+
+    Whoever passes an ``output`` writes what comes out of it to the log.
+    """
+    with log.open("ab") as file:
         process = subprocess.Popen(
             [*command, "--port", "0"],
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=output or file,
+            stderr=output or file,
         )
     server = Server(process, log)
     try:

@@ -4,10 +4,14 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import structlog
+from django.core.exceptions import SynchronousOnlyOperation
+from django.utils.functional import SimpleLazyObject
 from onloop.logging import Formatter
 
 NASTY = 'a\nb\r\tc\x1b[31m\x85\u2028 d="e" \\f=g \u00fc'
@@ -99,15 +103,90 @@ def test_number_is_a_bare_word(log_format: str) -> None:
     assert (fields["ratio"], fields["half"]) == ("nan", "0.5")
 
 
-@pytest.mark.parametrize("extra", [{"large": 10**5000}, {1: "key"}])
-def test_line_survives_fields_that_cannot_be_shown(
-    log_format: str, extra: dict[Any, Any]
-) -> None:
-    made = record("Paid")
-    vars(made).update(extra)
+@pytest.mark.parametrize("key", ["large", 1])
+def test_field_that_cannot_be_shown_costs_no_other(log_format: str, key: Any) -> None:
+    made = record("Paid", path="/")
+    vars(made)[key] = 10**5000
     fields = parse(log_format, made)
     assert fields["message"] == "Paid"
-    assert fields["fields"].startswith("cannot be shown: ")
+    assert fields["path"] == "/"
+    assert fields[str(key)] == "<int that cannot be shown: ValueError>"
+
+
+class Broken:
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+
+def needs_a_thread() -> None:
+    raise SynchronousOnlyOperation
+
+
+@pytest.mark.parametrize(
+    ("make", "note"),
+    [
+        # Not made here, for pytest would evaluate it.
+        (
+            partial(SimpleLazyObject, needs_a_thread),
+            "<SimpleLazyObject that cannot be shown: SynchronousOnlyOperation>",
+        ),
+        (Broken, "<Broken that cannot be shown: GeneratorExit>"),
+    ],
+)
+def test_value_that_cannot_be_evaluated_is_replaced_by_a_note(
+    make: Callable[[], object], note: str
+) -> None:
+    value = make()
+    fields = parse("json", record("Paid", value=value, nested=[value], good="good"))
+    assert (fields["value"], fields["nested"], fields["good"]) == (note, [note], "good")
+    made = record("Paid %s")
+    made.args = (value,)
+    assert parse("json", made)["message"].startswith("Paid %s ")
+
+
+def test_dict_that_changes_meanwhile_costs_no_line() -> None:
+    changing: dict[Any, Any] = {}
+
+    class Key:
+        def __str__(self) -> str:
+            changing[len(changing)] = "new"
+            return "key"
+
+    changing[Key()] = "value"
+    # As another thread may do it.
+    fields = parse("json", record("Paid", changing=changing))
+    assert fields["changing"]["key"] == "value"
+
+
+def test_message_and_fields_are_cut_with_a_mark(log_format: str) -> None:
+    extra = {"path": "/" * 48_000, "number": 7, "id": "abc"}
+    fields = parse(log_format, record("m" * 10_000, **extra))
+    assert fields["message"] == "m" * 8192 + "... [1808 more characters]"
+    assert fields["path"] == "/" * 8192 + "... [39808 more characters]"
+    assert (str(fields["number"]), fields["id"]) == ("7", "abc")
+
+
+def test_all_fields_together_are_cut() -> None:
+    extra = {f"field{number}": "x" * 8000 for number in range(50)}
+    fields = parse("json", record("Paid", **extra))
+    assert fields["field3"] == "x" * 8000
+    assert re.fullmatch(r"x+\.\.\. \[\d+ more characters\]", fields["field4"])
+    assert fields["..."] == "[45 more]"
+    assert sum(map(len, fields.values())) < 40_000
+
+
+def test_number_of_values_is_bounded() -> None:
+    fields = parse("json", record("Paid", many=list(range(10**6)), last={"x": 1}))
+    assert fields["many"][:3] == [0, 1, 2]
+    assert fields["many"][-1] == "... [999002 more]"
+    assert fields["..."] == "[1 more]"
+
+
+def test_dict_that_holds_itself_takes_no_more_than_others() -> None:
+    loop: dict[str, Any] = {}
+    loop.update(dict.fromkeys("abcde", loop))
+    line = Formatter("json", "tests").format(record("Paid", loop=loop))
+    assert len(line) < 100_000
 
 
 def test_structlog_events_have_the_same_shape(
@@ -147,6 +226,42 @@ def test_traceback_is_indented_in_text() -> None:
     assert parse_text(first)["message"] == "Failed"
     assert rest[-1] == "    use"
     assert all(line.startswith("    ") for line in rest)
+
+
+def raised(error: BaseException) -> logging.LogRecord:
+    try:
+        raise error
+    except BaseException:
+        return record("Failed", exc_info=sys.exc_info())
+
+
+def test_exception_that_cannot_be_shown_costs_no_line(log_format: str) -> None:
+    class BrokenError(Exception):
+        __str__ = Broken.__str__
+
+    line = Formatter(log_format, "tests").format(raised(BrokenError()))
+    assert "Failed" in line
+    assert "BrokenError" in line
+
+
+def test_long_traceback_is_cut(log_format: str) -> None:
+    try:
+        raise ValueError("x" * 10**6)
+    except ValueError as error:
+        cause = error
+    long = RuntimeError("last")
+    long.__cause__ = cause
+    line = Formatter(log_format, "tests").format(raised(long))
+    assert "more characters]" in line
+    assert "RuntimeError" in line
+    assert "ValueError" in line
+    assert len(line) < 50_000
+
+
+def test_exc_info_without_an_exception_adds_nothing(log_format: str) -> None:
+    for exc_info in (True, (None, None, None)):
+        made = record("Fine", exc_info=exc_info)
+        assert "exception" not in Formatter(log_format, "tests").format(made)
 
 
 TRACED = """

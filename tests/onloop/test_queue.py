@@ -1,14 +1,24 @@
 """Lines wait for a thread of their own, and the event loop never for the lines."""
 
+import asyncio
+import gc
 import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
+from weakref import ref
 
+import onloop.logging
 import pytest
 import structlog
 from onloop.logging import Formatter, QueueHandler
@@ -24,6 +34,9 @@ class Pipe:
         self.stream: TextIO = os.fdopen(writing, "w")
 
     def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.read_text().splitlines()]
+
+    def read_text(self) -> str:
         """All, once the writer has closed its end."""
         text = ""
 
@@ -37,7 +50,7 @@ class Pipe:
         self.handler.stop(10)
         self.stream.close()
         thread.join(10)
-        return [json.loads(line) for line in text.splitlines()]
+        return text
 
     handler: QueueHandler
 
@@ -120,6 +133,70 @@ def test_lines_beyond_the_capacity_are_dropped_and_counted(pipe: Pipe) -> None:
     assert {line["level"] for line in lines if "dropped" in line} == {"warning"}
 
 
+def test_lines_beyond_the_bytes_are_dropped_and_counted(pipe: Pipe) -> None:
+    pipe.handler.max_bytes = 2**20
+    pipe.handler.start()
+    for number in range(900):
+        logger.info("\U0001f600" * 1000, extra={"number": number, "list": [number]})
+    # Four bytes each, beside what the pipe holds.
+    assert sum(len(entry.message) * 4 for entry in pipe.handler.waiting) < 2**20 * 1.2
+    lines = pipe.read()
+    dropped = [line["dropped"] for line in lines if "dropped" in line]
+    assert sum(dropped) > 300
+    assert len(lines) - len(dropped) + sum(dropped) == 900
+    assert pipe.handler.put_bytes == pipe.handler.taken_bytes > 0
+
+
+def make_record(message: str, *args: object, **kwargs: Any) -> logging.LogRecord:
+    kwargs.setdefault("exc_info", None)
+    return logger.makeRecord("queue", 20, "", 0, message, args, **kwargs)
+
+
+class Body:
+    """Weakly referable, unlike bytes."""
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_waiting_exception_keeps_nothing_that_its_frames_hold(
+    pipe: Pipe, log_format: str
+) -> None:
+    def view() -> None:
+        body = Body()
+        bodies.append(ref(body))
+        raise ValueError("no use")
+
+    bodies: list[ref[Body]] = []
+    pipe.handler.setFormatter(Formatter(log_format, "tests"))
+    pipe.handler.flush_interval = 60
+    pipe.handler.start()
+    try:
+        view()
+    except ValueError:
+        # Past pytest, which keeps each record.
+        pipe.handler.handle(make_record("failed", exc_info=sys.exc_info()))
+    gc.collect()
+    assert len(pipe.handler.waiting) == 1
+    assert [body() for body in bodies] == [None]
+    assert "no use" in pipe.read_text()
+
+
+def test_exception_that_raises_another_does_not_end_the_thread(pipe: Pipe) -> None:
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    pipe.handler.start()
+    try:
+        raise BrokenError
+    except BrokenError as error:
+        pipe.handler.handle(make_record("failed", exc_info=sys.exc_info()))
+        pipe.handler.handle(make_record("failed: %s", error, extra={"error": error}))
+    logger.info("good")
+    lines = pipe.read()
+    assert lines[0]["exception"].startswith("<BrokenError that cannot be shown")
+    assert lines[-1]["message"] == "good"
+
+
 def test_context_and_arguments_are_those_of_when_it_was_logged(pipe: Pipe) -> None:
     pipe.handler.start()
     basket = ["apple"]
@@ -195,6 +272,131 @@ def test_lines_of_several_writers_in_one_pipe_stay_whole(pipe: Pipe) -> None:
     other.stop(10)
     services = [json.loads(line)["service"] for line in text.splitlines()]
     assert services.count("tests") == services.count("other") == 3000
+
+
+WRITER = """if True:
+    import logging, os, sys
+    from onloop.logging import Formatter, QueueHandler
+    loggers = []
+    for descriptor in sys.argv[2:]:
+        for log_format in ("text", "logfmt", "json"):
+            handler = QueueHandler()
+            handler.setStream(os.fdopen(os.dup(int(descriptor)), "w"))
+            handler.setFormatter(Formatter(log_format, sys.argv[1]))
+            handler.start()
+            logger = logging.Logger(log_format)
+            logger.addHandler(handler)
+            loggers.append(logger)
+    def fail(depth):
+        if depth:
+            fail(depth - 1)
+        raise ValueError("x" * 5000)
+    for number in range(10):
+        for logger in loggers:
+            logger.info("m" * 48_000, extra={"path": "\\1" * 48_000})
+            try:
+                fail(2)
+            except ValueError:
+                logger.exception("failed")
+    for logger in loggers:
+        logger.handlers[0].stop(30)
+"""
+
+
+def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
+    """In every format at once, in one pipe and in one file."""
+    reading, writing = os.pipe()
+    with (tmp_path / "log").open("w+") as file:
+        descriptors = (writing, file.fileno())
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(turn), *map(str, descriptors)],
+                pass_fds=descriptors,
+            )
+            for turn in range(2)
+        ]
+        os.close(writing)
+        piped = b""
+        # Slowly: the pipe stays full.
+        while part := os.read(reading, 3000):
+            piped += part
+        os.close(reading)
+        assert [process.wait(30) for process in processes] == [0, 0]
+        file.seek(0)
+        for text in (piped.decode(), file.read()):
+            assert_whole(text)
+
+
+LOGFMT = re.compile(r'timestamp=\S+( \w+=("([^"\\]|\\.)*"|[^\s"=]+))+').fullmatch
+
+
+def assert_whole(text: str) -> None:
+    lines = iter(text.splitlines())
+    kinds: Counter[str] = Counter()
+    for line in lines:
+        kind = "json" if line[0] == "{" else line.partition("=")[0]
+        if kind == "json":
+            assert json.loads(line)["message"][0] in "mf"
+        elif kind == "timestamp":
+            assert re.fullmatch(r'timestamp=\S+( \w+=("([^"\\]|\\.)*"|[^\s"=]+))+', line)
+        else:
+            kind = "text"
+            assert re.fullmatch(r"\S+ [A-Z]+ +text: \w[^\t]*\t\w+=.*", line)
+            if "text: failed" in line:
+                # Its traceback follows it, and nothing comes between.
+                trace = [next(lines) for _ in range(6)]
+                assert all(part.startswith("    ") for part in trace), trace
+                assert trace[-1] == f"    ValueError: {'x' * 5000}"
+        kinds[kind] += 1
+    assert kinds == {"json": 40, "timestamp": 40, "text": 40}
+
+
+def test_child_that_is_forked_amid_a_write_writes_its_own_line(pipe: Pipe) -> None:
+    pipe.handler.start()
+    for number in range(1000):
+        logger.info("line %d", number)
+    written = 0
+    while written != (written := pipe.handler.written) or not written:
+        # Until the pipe is full, and the thread waits with what locks it has.
+        time.sleep(0.05)
+    with warnings.catch_warnings():
+        # That this process has threads.
+        warnings.simplefilter("ignore")
+        if (pid := os.fork()) == 0:
+            logger.info("child")
+            logging.shutdown()
+            os._exit(0)
+    lines = [line["message"] for line in pipe.read()]
+    assert os.waitpid(pid, 0) == (pid, 0)
+    lines.remove("child")
+    assert lines == [f"line {number}" for number in range(1000)]
+
+
+def test_reader_that_stalls_does_not_keep_the_server_from_stopping(
+    pipe: Pipe,
+) -> None:
+    pipe.handler.start()
+    for number in range(1000):
+        logger.info("line %d", number)
+    pipe.handler.stop(0.2)
+    # It does not wait again, nor does a line.
+    pipe.handler.close()
+    logger.info("too late")
+    messages = [line["message"] for line in pipe.read()]
+    assert messages == [f"line {number}" for number in range(len(messages))]
+
+
+def test_log_is_stopped_without_a_thread_of_the_executor(pipe: Pipe) -> None:
+    async def stop() -> None:
+        asyncio.get_running_loop().run_in_executor = None  # type: ignore[assignment]
+        await onloop.logging.stop()
+
+    pipe.handler.start()
+    logger.info("line")
+    with asyncio.Runner() as runner:
+        runner.run(stop())
+    assert pipe.handler.thread is None
+    assert [line["message"] for line in pipe.read()] == ["line"]
 
 
 def test_line_after_the_end_of_the_queue_is_written_at_once(pipe: Pipe) -> None:

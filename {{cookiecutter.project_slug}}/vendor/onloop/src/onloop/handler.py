@@ -116,7 +116,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             await asyncio.wait(self.pending_closes, timeout=5)
         await self.threads.shutdown()
         # Last, for it writes what was logged until now.
-        await asyncio.to_thread(onloop_logging.stop)
+        await onloop_logging.stop()
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()

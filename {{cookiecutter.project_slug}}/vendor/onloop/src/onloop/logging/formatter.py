@@ -1,17 +1,27 @@
 import json
 import logging
 import re
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
+from itertools import islice
+from sys import getsizeof
+from traceback import TracebackException
 from typing import Any, NamedTuple
 
 from structlog.contextvars import get_contextvars
 from structlog.processors import ExceptionRenderer
 from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import EventDict
+from structlog.typing import EventDict, ExcInfo
+
+# In characters, before any is escaped: of the message and of each field; of all fields
+# together, and of a traceback.
+MAX_FIELD = 8192
+MAX_FIELDS = 32_768
+# The values in all fields together, and in a traceback; how deep they are nested.
+MAX_VALUES = 1000
+MAX_DEPTH = 10
 
 CORE_FIELDS = frozenset(("timestamp", "level", "logger", "message", "service"))
 # Objects, and colours for a terminal; not facts.
@@ -38,67 +48,150 @@ class Snapshot(NamedTuple):
     logger: str
     message: str
     fields: dict[str, Any]
-    exc_info: Any
+    exception: Any
+    # About how many bytes it takes.
+    size: int
 
 
-def take_snapshot(record: logging.LogRecord) -> Snapshot:
-    """Arguments may change, and another thread has another context."""
-    attributes = vars(record)
-    exc_info: Any = record.exc_info
-    fields = get_contextvars()
-    if "_logger" in attributes and isinstance(record.msg, dict):
-        # Of structlog, by ProcessorFormatter.wrap_for_formatter().
-        event = dict(record.msg)
-        message = safe_str(event.pop("event", ""))
-        exc_info = event.pop("exc_info", exc_info)
-        fields.update(event)
+class Freezer:
+    """Copies values that may change, as many of them as a line may have."""
+
+    def __init__(self) -> None:
+        self.values = MAX_VALUES
+        self.characters = MAX_FIELDS
+        # About how many bytes the copies take.
+        self.size = 0
+
+    def freeze(self, value: Any, depth: int = 0) -> Any:
+        self.values -= 1
+        self.size += 100
+        # Not isinstance(), which evaluates a lazy object.
+        kind = type(value)
+        if kind in IMMUTABLE and kind is not str:
+            return value
+        try:
+            if issubclass(kind, float):
+                return float(value)
+            if not issubclass(kind, dict | list | tuple | set | frozenset):
+                return self.text(value)
+            if depth > MAX_DEPTH:
+                return f"<{kind.__name__} that is nested too deeply>"
+            if issubclass(kind, dict):
+                return self.items(value, depth)
+            values = [self.freeze(item, depth + 1) for item in self.first(value)]
+            if more := len(value) - len(values):
+                values.append(f"... [{more} more]")
+            return values
+        except BaseException as error:  # noqa: BLE001
+            return cannot_be_shown(value, error)
+
+    def items(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        items = [
+            (self.text(key), self.freeze(item, depth + 1))
+            for key, item in self.first(value.items())
+        ]
+        if more := len(value) - len(items):
+            items.append(("...", f"[{more} more]"))
+        return dict(items)
+
+    def first(self, values: Collection[Any]) -> Iterator[Any]:
+        # Listed in one call, so that no other thread changes a dict meanwhile.
+        for value in list(islice(values, max(self.values, 0))):
+            if self.values <= 0 or self.characters <= 0:
+                break
+            yield value
+
+    def text(self, value: object) -> str:
+        text = cut(safe_str(value), min(MAX_FIELD, max(self.characters, 0)))
+        self.characters -= len(text)
+        self.size += getsizeof(text)
+        return text
+
+
+def freeze_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The fields as they are now, and about how many bytes they take."""
+    values = fields.values()
+    size = 0
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind not in IMMUTABLE:
+            break
     else:
-        message = message_of(record)
-    # Of structlog's lines too: filters and record factories put fields there.
-    for key, value in attributes.items():
-        if key not in STANDARD_ATTRS:
-            fields[key] = value
-    if exc_info is True:
-        # Later, in the thread that formats, it would mean another exception, or none.
-        exc_info = sys.exc_info()
-    if record.stack_info:
-        fields["stack"] = record.stack_info
-    return Snapshot(
-        record.created, record.levelname, record.name, message, frozen(fields), exc_info
-    )
+        if size < 500:
+            return fields, size
+        if size < MAX_FIELD:
+            return fields, sum(map(getsizeof, values))
+    freezer = Freezer()
+    return freezer.freeze(fields), freezer.size
 
 
 def message_of(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001
         # The arguments do not fit, or cannot be shown.
         return f"{safe_str(record.msg)} {safe_str(record.args)}"
-
-
-def frozen(fields: dict[str, Any]) -> dict[str, Any]:
-    if IMMUTABLE.issuperset(map(type, fields.values())):
-        return fields
-    return {key: freeze(value) for key, value in fields.items()}
-
-
-def freeze(value: object, depth: int = 0) -> Any:
-    if type(value) in IMMUTABLE:
-        return value
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, dict) and depth < 10:
-        return {safe_str(k): freeze(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple) and depth < 10:
-        return [freeze(item, depth + 1) for item in value]
-    return safe_str(value)
 
 
 def safe_str(value: object) -> str:
     try:
         return str(value)
-    except Exception as error:  # noqa: BLE001
-        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    except BaseException as error:  # noqa: BLE001
+        return cannot_be_shown(value, error)
+
+
+def cannot_be_shown(value: object, error: BaseException) -> str:
+    return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
+
+
+def cut(text: str, length: int = MAX_FIELD) -> str:
+    more = len(text) - length
+    return text if more <= 0 else f"{text[:length]}... [{more} more characters]"
+
+
+# Without the local variables of each frame: they hold secrets.
+_structure = ExceptionDictTransformer(show_locals=False)
+
+
+# How an exception is kept until its line is formatted, and about how many bytes that
+# takes: without frames, which hold whatever their request holds, such as its body.
+def structure(exc_info: ExcInfo) -> tuple[Any, int]:
+    try:
+        exception = _structure(exc_info)
+    except BaseException as error:  # noqa: BLE001
+        return cannot_be_shown(exc_info[1], error), 100
+    size = len(repr(exception))
+    if size <= MAX_FIELDS:
+        return exception, size
+    freezer = Freezer()
+    return freezer.freeze(exception), freezer.size
+
+
+def summarize(exc_info: ExcInfo) -> tuple[TracebackException | str, int]:
+    # The source lines are read by the thread that formats.
+    exception = TracebackException(*exc_info, lookup_lines=False, compact=True)
+    frames = characters = 0
+    chain = [exception]
+    while chain:
+        link = chain.pop()
+        frames += len(link.stack)
+        characters += sum(map(len, link.format_exception_only()))
+        others = (link.__cause__, link.__context__, *(link.exceptions or ()))
+        chain += filter(None, others)
+    if characters > MAX_FIELDS:
+        text = trace_of(exception)
+        return text, len(text)
+    return exception, characters + 250 * frames
+
+
+def trace_of(exception: TracebackException) -> str:
+    text = "".join(exception.format()).removesuffix("\n")
+    more, half = len(text) - MAX_FIELDS, MAX_FIELDS // 2
+    if more <= 0:
+        return text
+    return f"{text[:half]}... [{more} more characters] ...{text[-half:]}"
 
 
 class Formatter(ProcessorFormatter):
@@ -112,32 +205,63 @@ class Formatter(ProcessorFormatter):
     def __init__(self, log_format: str, service: str) -> None:
         super().__init__(processors=[self.remove_processors_meta])
         self.render = RENDERERS[log_format]
-        # Without the local variables of each frame: they hold secrets.
         self.exception = ExceptionRenderer(
-            *([ExceptionDictTransformer(show_locals=False)] * (log_format == "json"))
+            structure if log_format == "json" else summarize
         )
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
         # ProcessorFormatter's own copies each record and formats it twice.
-        return self.format_snapshot(take_snapshot(record))
+        return self.format_snapshot(self.take_snapshot(record))
+
+    def take_snapshot(self, record: logging.LogRecord) -> Snapshot:
+        """Arguments may change, and another thread has another context."""
+        attributes = vars(record)
+        exc_info: Any = record.exc_info
+        fields = get_contextvars()
+        if "_logger" in attributes and isinstance(record.msg, dict):
+            # Of structlog, by ProcessorFormatter.wrap_for_formatter().
+            event = dict(record.msg)
+            message = safe_str(event.pop("event", ""))
+            exc_info = event.pop("exc_info", exc_info)
+            fields.update(event)
+        else:
+            message = message_of(record)
+        # Of structlog's lines too: filters and record factories put fields there.
+        for key, value in attributes.items():
+            if key not in STANDARD_ATTRS:
+                fields[key] = value
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        fields, size = freeze_fields(fields)
+        if len(message) > 500:
+            message = cut(message)
+            size += getsizeof(message)
+        size += 1000
+        exception = None
+        if exc_info:
+            event = self.exception(None, "", {"exc_info": exc_info})
+            exception, more = event.get("exception", (None, 0))
+            size += more
+        return Snapshot(
+            record.created,
+            record.levelname,
+            record.name,
+            message,
+            fields,
+            exception,
+            size,
+        )
 
     def format_snapshot(self, snapshot: Snapshot) -> str:
         try:
             return self._line(snapshot)
-        except Exception as error:  # noqa: BLE001
+        except Exception:  # noqa: BLE001
             # Such as a number of too many digits, or a key that is no string.
-            fields = {"fields": f"cannot be shown: {safe_str(error)}"}
+            fields = {safe_str(k): showable(v) for k, v in snapshot.fields.items()}
             return self._line(snapshot._replace(fields=fields))
 
     def _line(self, snapshot: Snapshot) -> str:
-        fields = snapshot.fields
-        if snapshot.exc_info:
-            event: EventDict = {"exc_info": snapshot.exc_info}
-            try:
-                fields = {**fields, **self.exception(None, "", event)}
-            except Exception as error:  # noqa: BLE001
-                fields = {**fields, "exception": safe_str(error)}
         created = snapshot.created
         line = {
             "timestamp": f"{format_second(int(created))}.{int(created % 1 * 1e6):06d}Z",
@@ -146,13 +270,25 @@ class Formatter(ProcessorFormatter):
             "message": snapshot.message,
             "service": self.service,
         }
-        for key, value in fields.items():
+        for key, value in snapshot.fields.items():
             if key in CORE_FIELDS:
                 key += "_"
             elif not key.isidentifier():
                 key = _replace_in_key("_", key)
             line[key] = value
+        if (exception := snapshot.exception) is not None:
+            if isinstance(exception, TracebackException):
+                exception = trace_of(exception)
+            line["exception"] = exception
         return self.render(line)
+
+
+def showable(value: object) -> object:
+    try:
+        render_json(value)
+    except Exception as error:  # noqa: BLE001
+        return cannot_be_shown(value, error)
+    return value
 
 
 @lru_cache(4)

@@ -1,17 +1,29 @@
+import asyncio
+import fcntl
 import io
 import logging
 import logging.handlers
 import os
 import select
+import signal
 import threading
-from collections import deque
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from onloop.logging.formatter import Formatter, Snapshot, take_snapshot
+from onloop.logging.formatter import Formatter, Snapshot
+
+# Seconds without progress after which a reader counts as stalled when the queue is
+# stopped, and seconds for all of it.
+STALL = 0.5
+TIMEOUT = 5
 
 _handlers: WeakSet["QueueHandler"] = WeakSet()
+# For each open file, held by the thread that writes to it.
+_locks: defaultdict[tuple[int, ...], threading.Lock] = defaultdict(threading.Lock)
 
 
 def start() -> None:
@@ -20,10 +32,50 @@ def start() -> None:
         handler.start()
 
 
-def stop(timeout: float = 5) -> None:
-    """Called when the server stops; blocks until all is written."""
+async def stop() -> None:
+    """Called when the server stops; waits until all is written, or the reader stalls.
+
+    Without a thread, for it may be that there is none to be had.
+    """
+    for _ in stopping(list(_handlers)):
+        await asyncio.sleep(0.005)
+
+
+def stopping(
+    handlers: list["QueueHandler"], stall: float = STALL, timeout: float = TIMEOUT
+) -> Iterator[None]:
+    """Stops the handlers; to be iterated over, slowly, until it ends."""
+    handlers = [handler for handler in handlers if handler.thread]
+    for handler in handlers:
+        handler.stopping.set()
+        handler.wake.set()
+    start = progress = time.monotonic()
+    written = -1
+    while any(handler.thread for handler in handlers):
+        now = time.monotonic()
+        if written != (written := sum(handler.written for handler in handlers)):
+            progress = now
+        if now > min(progress + stall, start + timeout):
+            break
+        yield
+    for handler in handlers:
+        with handler.lock:
+            if handler.thread is None:
+                handler.write_waiting()
+            else:
+                # Better to lose lines than to hang.
+                handler.setLevel(logging.CRITICAL + 1)
+                handler.thread = None
+
+
+def _start_anew_in_child() -> None:
+    # The parent's thread writes what waits in its queue, and may hold a lock.
+    _locks.clear()
     for handler in list(_handlers):
-        handler.stop(timeout)
+        handler.reset()
+
+
+os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
 def never_blocks(name: str) -> bool:
@@ -51,66 +103,77 @@ def is_non_blocking(handler: logging.Handler) -> bool:
 class QueueHandler(logging.StreamHandler[Any]):
     """Writes to stderr: at once, and while the server runs by a queue and a thread.
 
-    So a slow log consumer never blocks a request. When ``capacity`` lines wait, further
-    ones are dropped and counted, and a line says how many when there is room again.
+    So a slow log consumer never blocks a request. When ``capacity`` lines or about
+    ``max_bytes`` wait, further lines are dropped and counted, and a line says how many
+    when there is room again.
     """
 
     lock: threading.RLock
-    capacity = 10_000
     # Seconds for which lines are gathered and then written together.
     flush_interval = 0.02
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 10_000, max_bytes: int = 16 * 2**20) -> None:
         super().__init__()
+        self.capacity = capacity
+        self.max_bytes = max_bytes
+        self.reset()
+        _handlers.add(self)
+
+    def reset(self) -> None:
         self.waiting: deque[Snapshot | str] = deque()
-        self.dropped = 0
+        # Bytes and lines, each counted by whoever logs and by the thread that writes,
+        # and so without a lock.
+        self.put_bytes = self.taken_bytes = 0
+        self.dropped = self.reported = 0
+        self.written = 0
+        self.server: Any = None
         self.thread: threading.Thread | None = None
         self.wake = threading.Event()
         self.stopping = threading.Event()
-        _handlers.add(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called under the handler's lock, as Handler.handle() does."""
         try:
+            if self.thread is not None and getattr(self.server, "force_exit", False):
+                self.stop()
             if self.thread is None:
                 self.write_lines([self.format(record)])
-            elif len(self.waiting) >= self.capacity:
+            elif (
+                len(self.waiting) >= self.capacity
+                or self.put_bytes - self.taken_bytes >= self.max_bytes
+            ):
                 self.dropped += 1
             else:
+                formatter: Any = self.formatter
                 # Another formatter may look at what changes, so it formats now.
-                ours = getattr(type(self.formatter), "format", 0) is Formatter.format
-                self.waiting.append(
-                    take_snapshot(record) if ours else self.format(record)
-                )
+                ours = getattr(type(formatter), "format", 0) is Formatter.format
+                entry = formatter.take_snapshot(record) if ours else self.format(record)
+                self.put_bytes += entry.size if ours else len(entry)
+                self.waiting.append(entry)
                 if not self.wake.is_set():
                     self.wake.set()
         except Exception:  # noqa: BLE001
             self.handleError(record)
 
     def start(self) -> None:
-        self.stopping.clear()
-        self.thread = threading.Thread(target=self.run, name="log", daemon=True)
-        self.thread.start()
-
-    def stop(self, timeout: float) -> None:
-        """Write what waits, for at most so many seconds; blocks."""
-        thread = self.thread
-        if thread is None:
+        if self.thread is not None:
             return
-        self.stopping.set()
-        self.wake.set()
-        thread.join(timeout)
-        with self.lock:
-            if thread.is_alive():
-                # Nobody reads. Better to lose lines than to hang.
-                self.setLevel(logging.CRITICAL + 1)
-            else:
-                self.thread = None
-                self.write_waiting()
+        self.stopping.clear()
+        # uvicorn's, which ends no lifespan when it is interrupted while it stops, and
+        # may then end the process by a signal, without atexit.
+        self.server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        thread = threading.Thread(target=self.run, name="log", daemon=True)
+        thread.start()
+        self.thread = thread
+
+    def stop(self, stall: float = STALL) -> None:
+        """Write what waits, unless nothing is read for so many seconds; blocks."""
+        for _ in stopping([self], stall):
+            time.sleep(0.005)
 
     def close(self) -> None:
         # Called at exit, also after a second CONTROL-C, when no lifespan ends.
-        self.stop(5)
+        self.stop()
         super().close()
 
     def run(self) -> None:
@@ -119,56 +182,82 @@ class QueueHandler(logging.StreamHandler[Any]):
             self.stopping.wait(self.flush_interval)
             self.wake.clear()
             self.write_waiting()
+        self.thread = None
 
     def write_waiting(self) -> None:
         formatter: Any = self.formatter
-        while self.waiting or self.dropped:
-            batch = [self.waiting.popleft() for _ in range(min(len(self.waiting), 500))]
-            self.write_lines(
-                [
-                    w if isinstance(w, str) else formatter.format_snapshot(w)
-                    for w in batch
-                ]
-            )
-            if self.dropped:
-                with self.lock:
-                    dropped, self.dropped = self.dropped, 0
+        while self.waiting or self.dropped > self.reported:
+            lines = []
+            size = 0
+            while self.waiting and size < 65_536:
+                entry = self.waiting.popleft()
+                size += size_of(entry)
+                lines.append(
+                    entry
+                    if isinstance(entry, str)
+                    else formatter.format_snapshot(entry)
+                )
+            self.write_lines(lines)
+            self.taken_bytes += size
+            if dropped := self.dropped - self.reported:
+                self.reported += dropped
                 facts = {
                     "name": "onloop.logging",
                     "levelname": "WARNING",
                     "msg": f"{dropped} log lines were dropped",
                     "dropped": dropped,
                 }
-                self.write_lines([self.format(logging.makeLogRecord(facts))])
+                record = logging.makeLogRecord(facts)
+                try:
+                    self.write_lines([self.format(record)])
+                except Exception:  # noqa: BLE001
+                    self.handleError(record)
 
     def write_lines(self, lines: list[str]) -> None:
-        # A reader that is gone for good is no reason to fail.
-        with suppress(OSError):
+        # A reader that is gone for good is no reason to fail, nor is a closed stream.
+        with suppress(OSError, ValueError):
             try:
                 descriptor = self.stream.fileno()
             except OSError:
                 self.stream.write("".join(f"{line}\n" for line in lines))
                 return
-            part = b""
-            for line in lines:
-                encoded = f"{line}\n".encode(errors="backslashreplace")
-                # Several workers may share a pipe, which mixes longer writes.
-                if part and len(part) + len(encoded) > select.PIPE_BUF:
-                    write(descriptor, part)
-                    part = b""
-                part += encoded
-            write(descriptor, part)
+            with _locks[os.fstat(descriptor)[1:3]]:
+                # A pipe takes more than PIPE_BUF in pieces. Linux locks pipes, sockets
+                # and terminals as it locks files: for one process, even if its workers
+                # inherited the descriptor, and at most until it ends.
+                with suppress(OSError):
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                try:
+                    self.write_parts(descriptor, lines)
+                finally:
+                    with suppress(OSError):
+                        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+    def write_parts(self, descriptor: int, lines: list[str]) -> None:
+        part = b""
+        for line in lines:
+            encoded = f"{line}\n".encode(errors="backslashreplace")
+            # Whole, also beside writers that ask for no lock.
+            if part and len(part) + len(encoded) > select.PIPE_BUF:
+                self.write(descriptor, part)
+                part = b""
+            part += encoded
+        self.write(descriptor, part)
+
+    def write(self, descriptor: int, rest: bytes) -> None:
+        """Past the stream: a thread that waits in its lock for a reader that stalls
+        would keep the interpreter from ending.
+        """
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest) :]
+                self.written += 1
+            except BlockingIOError:
+                select.select([], [descriptor], [])
 
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-def write(descriptor: int, rest: bytes) -> None:
-    """Past the stream: a thread that waits in its lock for a reader that stalls would
-    keep the interpreter from ending.
-    """
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+def size_of(entry: Snapshot | str) -> int:
+    return len(entry) if isinstance(entry, str) else entry.size
