@@ -6,22 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.onloop.settings")
 
-import django
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
-from django.utils.functional import SimpleLazyObject
 from django.views.decorators.csrf import csrf_exempt
 from onloop.asgi import get_asgi_application
 
 logger = logging.getLogger("log")
-START_METHODS = ("fork", "forkserver")
 release = threading.Event()
 
 
@@ -41,8 +37,8 @@ def fork() -> None:
 def in_children() -> None:
     logger.info("in the parent")
     fork()
-    for method in START_METHODS:
-        context = multiprocessing.get_context(method)
+    for method in ("fork", "forkserver"):
+        context: Any = multiprocessing.get_context(method)
         process = context.Process(target=child, args=(method,))
         process.start()
         process.join()
@@ -106,6 +102,7 @@ urlpatterns = [
     path("fill-executor/", fill_executor),
 ]
 settings.ROOT_URLCONF = __name__
-settings.LOGGING["root"]["level"] = "INFO"
-settings.LOGGING["loggers"]["uvicorn"] = {"handlers": [], "propagate": True}
+LOGGING: Any = settings.LOGGING
+LOGGING["root"]["level"] = "INFO"
+LOGGING["loggers"]["uvicorn"] = {"handlers": [], "propagate": True}
 application = get_asgi_application()

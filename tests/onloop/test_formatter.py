@@ -228,10 +228,10 @@ def test_traceback_is_indented_in_text() -> None:
     assert all(line.startswith("    ") for line in rest)
 
 
-def raised(error: BaseException) -> logging.LogRecord:
+def raised(error: Exception) -> logging.LogRecord:
     try:
         raise error
-    except BaseException:
+    except type(error):
         return record("Failed", exc_info=sys.exc_info())
 
 

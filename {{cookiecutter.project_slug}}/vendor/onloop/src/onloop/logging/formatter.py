@@ -79,7 +79,7 @@ class Freezer:
             if issubclass(kind, dict):
                 return self.items(value, depth)
             values = [self.freeze(item, depth + 1) for item in self.first(value)]
-            if more := len(value) - len(values):
+            if (more := len(value) - len(values)) > 0:
                 values.append(f"... [{more} more]")
             return values
         except BaseException as error:  # noqa: BLE001
@@ -90,7 +90,7 @@ class Freezer:
             (self.text(key), self.freeze(item, depth + 1))
             for key, item in self.first(value.items())
         ]
-        if more := len(value) - len(items):
+        if (more := len(value) - len(items)) > 0:
             items.append(("...", f"[{more} more]"))
         return dict(items)
 
@@ -240,8 +240,8 @@ class Formatter(ProcessorFormatter):
         size += 1000
         exception = None
         if exc_info:
-            event = self.exception(None, "", {"exc_info": exc_info})
-            exception, more = event.get("exception", (None, 0))
+            shown = self.exception(None, "", {"exc_info": exc_info})
+            exception, more = shown.get("exception", (None, 0))
             size += more
         return Snapshot(
             record.created,

@@ -147,7 +147,7 @@ class QueueHandler(logging.StreamHandler[Any]):
                 formatter: Any = self.formatter
                 # Another formatter may look at what changes, so it formats now.
                 ours = getattr(type(formatter), "format", 0) is Formatter.format
-                entry = formatter.take_snapshot(record) if ours else self.format(record)
+                entry: Any = (formatter.take_snapshot if ours else self.format)(record)
                 self.put_bytes += entry.size if ours else len(entry)
                 self.waiting.append(entry)
                 if not self.wake.is_set():
