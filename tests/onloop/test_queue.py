@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 from weakref import ref
 
@@ -393,6 +394,20 @@ def test_reader_that_stalls_does_not_keep_the_server_from_stopping(
     logger.info("too late")
     messages = [line["message"] for line in pipe.read()]
     assert messages == [f"line {number}" for number in range(len(messages))]
+
+
+def test_line_of_an_interrupted_server_does_not_wait_for_a_stalled_reader(
+    pipe: Pipe,
+) -> None:
+    pipe.handler.start()
+    for number in range(1000):
+        logger.info("line %d", number)
+    pipe.handler.server = SimpleNamespace(force_exit=True)
+    thread = threading.Thread(target=logger.info, args=("last",), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert "last" not in [line["message"] for line in pipe.read()]
 
 
 def test_log_is_stopped_without_a_thread_of_the_executor(pipe: Pipe) -> None:

@@ -137,7 +137,9 @@ class QueueHandler(logging.StreamHandler[Any]):
             if self.thread is not None and getattr(self.server, "force_exit", False):
                 self.stop()
             if self.thread is None:
-                self.write_lines([self.format(record)])
+                # stop() may have found that nobody reads.
+                if record.levelno >= self.level:
+                    self.write_lines([self.format(record)])
             elif (
                 len(self.waiting) >= self.capacity
                 or self.put_bytes - self.taken_bytes >= self.max_bytes
