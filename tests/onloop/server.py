@@ -65,7 +65,7 @@ def serve(
 
     Whoever passes an ``output`` writes what comes out of it to the log.
     """
-    with log.open("ab") as file:
+    with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--port", "0"],
             cwd=cwd,
