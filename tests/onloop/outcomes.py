@@ -15,10 +15,11 @@ from asgiref.sync import markcoroutinefunction
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path
+from django.utils import timezone, translation
 from django.utils.decorators import async_only_middleware
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import last_modified
-from onloop.outcome import RequestEnd, observe
+from onloop.outcome import RequestEnd, observe, upload_seconds
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.onloop.settings")
 
@@ -91,7 +92,7 @@ class Observer:
             threading.current_thread().name,
         )
         ends.append(fields)
-        extra = fields._asdict()
+        extra = fields._asdict() | {"upload": upload_seconds(request)}
         extra |= {
             f"end_{name}": value for name, value in extra.pop("end")._asdict().items()
         }
@@ -238,6 +239,94 @@ def blocking(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
+async def cleans_up_for_ever(request: HttpRequest) -> HttpResponse:
+    log("in the view")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """Refuses to end."""
+    while True:
+        try:
+            yield b"more\n"
+            log("more")
+            await asyncio.sleep(0.01)
+        except (GeneratorExit, asyncio.CancelledError):
+            log("refused")
+
+
+async def endless_stream(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(endless())
+
+
+class Unusual(BaseException):
+    pass
+
+
+UNUSUAL = {
+    error.__name__: error
+    for error in (Unusual, GeneratorExit, SystemExit, KeyboardInterrupt)
+}
+
+
+async def raises(request: HttpRequest, name: str) -> HttpResponse:
+    raise UNUSUAL[name]
+
+
+def sync_raises(request: HttpRequest, name: str) -> HttpResponse:
+    raise UNUSUAL[name]
+
+
+async def stream_raises(request: HttpRequest, name: str) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first\n"
+        raise UNUSUAL[name]
+
+    return StreamingHttpResponse(parts())
+
+
+def sync_stream_raises(request: HttpRequest, name: str) -> StreamingHttpResponse:
+    def parts() -> Iterator[bytes]:
+        yield b"first\n"
+        raise UNUSUAL[name]
+
+    return StreamingHttpResponse(parts())
+
+
+async def refused(request: HttpRequest, what: str) -> HttpResponse:
+    """A response that the server cannot send, or only a part of it."""
+    response = HttpResponse("ok")
+    if what == "control":
+        # Django refuses no more than line breaks.
+        response.headers["X-Name"] = "a\0b"
+    elif what == "cookie":
+        response.cookies["name"] = "value"
+        response.cookies["name"]["path"] = "/\u20ac"
+    elif what == "longer":
+        response.headers["Content-Length"] = "1"
+    else:
+        response.headers["Content-Length"] = "3"
+    return response
+
+
+async def large(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"x" * 50_000_000)
+
+
+async def context(request: HttpRequest) -> HttpResponse:
+    """What the request found in its context; it leaves more behind."""
+    name = timezone.get_current_timezone_name()
+    found = f"{colour.get()} {name} {translation.get_language()}\n"
+    colour.set("blue")
+    timezone.activate("Asia/Tokyo")
+    translation.activate("de")
+    return HttpResponse(found)
+
+
 urlpatterns = [
     path("ok/", ok),
     path("sync/", synchronous),
@@ -251,4 +340,13 @@ urlpatterns = [
     path("unchanged/", unchanged),
     path("upload/", upload),
     path("blocking/", blocking),
+    path("cleans-up-for-ever/", cleans_up_for_ever),
+    path("endless/", endless_stream),
+    path("raises/<name>/", raises),
+    path("sync-raises/<name>/", sync_raises),
+    path("stream-raises/<name>/", stream_raises),
+    path("sync-stream-raises/<name>/", sync_stream_raises),
+    path("refused/<what>/", refused),
+    path("large/", large),
+    path("context/", csrf_exempt(context)),
 ]

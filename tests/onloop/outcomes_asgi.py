@@ -1,6 +1,7 @@
 """The project of outcomes.py, for uvicorn: by onloop's handler and by Django's."""
 
 import logging
+import os
 import warnings
 
 from django.conf import settings
@@ -13,6 +14,8 @@ from tests.onloop import outcomes
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume", Warning)
 settings.ROOT_URLCONF = outcomes.__name__
 settings.MIDDLEWARE = ["tests.onloop.outcomes.Observer", *settings.MIDDLEWARE]
+if seconds := os.environ.get("REQUEST_TIMEOUT"):
+    settings.REQUEST_TIMEOUT = float(seconds)
 application = get_asgi_application()
 stock_application = django_asgi.get_asgi_application()
 logging.getLogger("outcomes").setLevel(logging.INFO)

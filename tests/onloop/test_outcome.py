@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 from django.core.exceptions import MiddlewareNotUsed
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
+from django.core.signals import request_started
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client
+from django.utils.decorators import async_only_middleware
 from onloop.handler import ASGIHandler
 from onloop.outcome import RequestEnd, observe
 
@@ -272,6 +276,88 @@ async def test_abort_is_told_once_also_inside_of_a_middleware_that_is_not_used(
 async def test_uploaded_body_is_no_abort(handler: ASGIHandler) -> None:
     await fetch(handler, "/upload/", "POST", b"x" * 10_000)
     assert status_and_outcome() == (200, "completed")
+
+
+async def test_body_that_cannot_be_stored_failed(
+    handler: ASGIHandler, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 1
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(FileNotFoundError):
+        await fetch(handler, "/upload/", "POST", b"x" * 10_000)
+    assert status_and_outcome() == (500, "failed")
+
+
+async def test_request_that_a_receiver_refuses_failed(handler: ASGIHandler) -> None:
+    def refuse(**kwargs: Any) -> None:
+        raise ArithmeticError("on purpose")
+
+    request_started.connect(refuse)
+    try:
+        with pytest.raises(ArithmeticError):
+            await fetch(handler, "/ok/")
+    finally:
+        request_started.disconnect(refuse)
+    assert status_and_outcome() == (500, "failed")
+    assert not handler.running
+
+
+# Sending.
+
+
+class Stalled(Conversation):
+    """With a server that stops sending at the last message."""
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            outcomes.arrived.set()
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("path", ["/ok/", "/stream/success/"])
+async def test_client_that_leaves_amid_the_last_message_is_disconnected(
+    handler: ASGIHandler, path: str
+) -> None:
+    conversation = Stalled(path)
+    task = conversation.start(handler)
+    await outcomes.arrived.wait()
+    assert not outcomes.ends
+    conversation.leave()
+    await task
+    assert status_and_outcome() == (200, "disconnected")
+
+
+async def test_response_is_told_as_made_before_it_is_sent(handler: ASGIHandler) -> None:
+    conversation = Stalled("/ok/")
+    task = conversation.start(handler)
+    await outcomes.arrived.wait()
+    before = time.perf_counter()
+    conversation.leave()
+    await task
+    assert the_end().ended < before
+
+
+async def test_observer_that_raises_costs_no_signal(
+    handler: ASGIHandler, settings: Any, finished: list[str]
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.raising_observer"]
+    with pytest.raises(ArithmeticError):
+        await fetch(ASGIHandler(), "/ok/")
+    assert len(finished) == 1
+
+
+@async_only_middleware
+def raising_observer(get_response: Any) -> Any:
+    def on_end(end: RequestEnd) -> None:
+        raise ArithmeticError("on purpose")
+
+    async def middleware(request: HttpRequest) -> Any:
+        with observe(request, on_end) as observation:
+            response = observation.response = await get_response(request)
+        return response
+
+    return middleware
 
 
 # Context, nesting.

@@ -1,10 +1,12 @@
 """observe() and RequestEnd over real sockets."""
 
 import os
+import re
 import signal
 import socket
 import struct
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,21 +18,21 @@ import pytest
 from .server import Server, serve
 
 ROOT = Path(__file__).parents[2]
-Start = Callable[[str], AbstractContextManager[Server]]
+Start = Callable[..., AbstractContextManager[Server]]
 pytestmark = pytest.mark.xdist_group("live outcomes")
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     @contextmanager
-    def start(application: str) -> Iterator[Server]:
+    def start(application: str, *options: str, **environment: str) -> Iterator[Server]:
         log = tmp_path_factory.mktemp("outcomes") / "log"
         command = [
             *(sys.executable, "-W", "error", "-m", "uvicorn"),
             *(f"tests.onloop.outcomes_asgi:{application}", "--no-access-log"),
-            *("--timeout-graceful-shutdown", "1"),
+            *("--timeout-graceful-shutdown", "1", *options),
         ]
-        with serve(command, log, ROOT, os.environ) as server:
+        with serve(command, log, ROOT, os.environ | environment) as server:
             yield server
         told = Counter(line["path"] for line in server.lines(message="end"))
         assert set(told.values()) <= {1}, told
@@ -48,6 +50,19 @@ def onloop(start: Start) -> Iterator[Server]:
 def stock(start: Start) -> Iterator[Server]:
     with start("stock_application") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def onloop_on_asyncio(start: Start) -> Iterator[Server]:
+    with start("application", "--http", "h11", "--loop", "asyncio") as server:
+        yield server
+
+
+@pytest.fixture(params=["onloop", "onloop_on_asyncio"])
+def any_onloop(request: pytest.FixtureRequest) -> Server:
+    """With each HTTP parser, and each loop."""
+    server: Server = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(params=["onloop", "stock"])
@@ -118,6 +133,99 @@ def test_stream_that_raises_failed(server: Server, path: str) -> None:
         while client.recv(4096):
             pass
     assert status_and_outcome(server, path) == (200, "failed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/raises/Unusual/",
+        "/raises/SystemExit/",
+        "/raises/GeneratorExit/",
+        "/sync-raises/Unusual/",
+        "/sync-raises/KeyboardInterrupt/",
+    ],
+)
+def test_view_that_raises_what_is_no_exception_failed(
+    onloop: Server, path: str
+) -> None:
+    assert onloop.request(path)[0] == 500
+    assert status_and_outcome(onloop, path) == (500, "failed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/stream-raises/Unusual/",
+        "/stream-raises/SystemExit/",
+        "/stream-raises/GeneratorExit/",
+        "/sync-stream-raises/Unusual/",
+        "/sync-stream-raises/GeneratorExit/",
+    ],
+)
+def test_stream_that_raises_what_is_no_exception_failed(
+    onloop: Server, path: str
+) -> None:
+    with onloop.connect(path) as client:
+        while client.recv(4096):
+            pass
+    assert status_and_outcome(onloop, path) == (200, "failed")
+
+
+def test_djangos_handler_does_not_tell_who_raised_generator_exit(
+    stock: Server,
+) -> None:
+    for name, outcome in (("Unusual", "failed"), ("GeneratorExit", "disconnected")):
+        path = f"/stream-raises/{name}/"
+        with stock.connect(path) as client:
+            while client.recv(4096):
+                pass
+        assert status_and_outcome(stock, path) == (200, outcome)
+
+
+REFUSED = pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/refused/control/", 500),
+        ("/refused/cookie/", 500),
+        ("/refused/longer/", 200),
+        ("/refused/shorter/", 200),
+    ],
+)
+
+
+@REFUSED
+def test_response_that_the_server_refuses_failed(
+    any_onloop: Server, path: str, status: int
+) -> None:
+    with any_onloop.connect(path) as client:
+        answer = b""
+        while more := client.recv(4096):
+            answer += more
+    # Nobody got a status where the server closed the connection instead.
+    assert answer.startswith(f"HTTP/1.1 {status}".encode()) or not answer
+    assert status_and_outcome(any_onloop, path) == (status, "failed")
+
+
+@REFUSED
+def test_djangos_handler_does_not_tell_what_the_server_refused(
+    stock: Server, path: str, status: int
+) -> None:
+    with stock.connect(path) as client:
+        while client.recv(4096):
+            pass
+    assert status_and_outcome(stock, path) == (200, "completed")
+
+
+def test_client_that_leaves_amid_a_large_response_is_disconnected(
+    any_onloop: Server,
+) -> None:
+    with any_onloop.connect("/large/?left") as client:
+        assert client.recv(1024).startswith(b"HTTP/1.1 200")
+    end = wait_for_end(any_onloop, "/large/?left")
+    assert (end["end_status"], end["end_outcome"]) == (200, "disconnected")
+    assert end["end_first_byte"] is None
+    assert len(any_onloop.request("/large/?read")[1]) == 50_000_000
+    assert status_and_outcome(any_onloop, "/large/?read") == (200, "completed")
 
 
 @LEAVE
@@ -192,14 +300,96 @@ def test_requests_of_one_connection_end_one_by_one(server: Server) -> None:
         assert status_and_outcome(server, path) == (200, "completed")
 
 
+CONTEXT = "{} /context/?{} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n"
+FOUND = re.compile(rb"\w+ \w+/\w+ \S+")
+
+
+def test_pipelined_requests_start_with_a_clean_context(any_onloop: Server) -> None:
+    requests = "".join(CONTEXT.format("GET", f"pipe{n}", 0) for n in range(3))
+    with any_onloop.connect("/ok/?before") as client:
+        client.sendall(requests.encode())
+        answer = b""
+        while len(found := FOUND.findall(answer)) < 3:
+            answer += client.recv(4096)
+    assert set(found) == {b"none America/Chicago en-us"}
+
+
+def test_requests_after_a_large_body_start_with_a_clean_context(
+    any_onloop: Server,
+) -> None:
+    body = b"x" * 500_000
+    with any_onloop.connect("/ok/?large") as client:
+        for number in range(3):
+            head = CONTEXT.format("POST", f"large{number}", len(body))
+            client.sendall(head.encode() + body)
+            answer = b""
+            while not (found := FOUND.findall(answer)):
+                answer += client.recv(4096)
+            assert found == [b"none America/Chicago en-us"]
+
+
+def upload(server: Server, path: str) -> socket.socket:
+    """With the first half of a body of eight bytes."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 8\r\n\r\n"
+    client.sendall(f"{head}half".encode())
+    return client
+
+
+def test_upload_is_timed_by_itself(any_onloop: Server) -> None:
+    with upload(any_onloop, "/upload/?slow") as client:
+        time.sleep(0.05)
+        client.sendall(b"half")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    line = wait_for_end(any_onloop, "/upload/?slow")
+    assert (line["end_status"], line["end_outcome"]) == (200, "completed")
+    assert line["upload"] > 0.04
+    any_onloop.request("/ok/?quick")
+    assert 0 <= wait_for_end(any_onloop, "/ok/?quick")["upload"] < 0.04
+
+
+def test_body_that_takes_longer_than_the_deadline_is_answered_504(start: Start) -> None:
+    with start("application", REQUEST_TIMEOUT="0.3") as server:
+        with upload(server, "/upload/?late") as client:
+            answer = b""
+            while more := client.recv(4096):
+                answer += more
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+        # Middlewares saw it: this header is of one.
+        assert b"\r\nx-frame-options: DENY\r\n".lower() in answer.lower()
+        assert answer.endswith(b"No complete request within 0.3 seconds.\n")
+        line = wait_for_end(server, "/upload/?late")
+        assert (line["end_status"], line["end_outcome"]) == (504, "completed")
+        assert line["upload"] >= 0.3
+        assert server.request("/ok/")[0] == 200
+
+
+def test_generator_that_refuses_to_end_is_disconnected(onloop: Server) -> None:
+    with onloop.connect("/endless/"):
+        wait_for_event(onloop, "more")
+    assert status_and_outcome(onloop, "/endless/") == (200, "disconnected")
+    assert onloop.lines(message="refused")
+
+
 def test_requests_that_run_when_the_server_stops_are_cancelled(start: Start) -> None:
     with start("application") as server:
         server.request("/ok/")
-        with server.connect("/wait/"), server.connect("/stream/never/"):
-            wait_for_event(server, "in the view")
+        with (
+            server.connect("/wait/"),
+            server.connect("/stream/never/"),
+            server.connect("/cleans-up-for-ever/"),
+            server.connect("/endless/"),
+            upload(server, "/upload/"),
+        ):
+            wait_for_event(server, "in the view", 2)
             wait_for_event(server, "in the stream")
+            wait_for_event(server, "more")
             server.process.send_signal(signal.SIGTERM)
             server.process.wait(30)
+    assert status_and_outcome(server, "/cleans-up-for-ever/") == (None, "cancelled")
+    assert status_and_outcome(server, "/endless/") == (200, "cancelled")
+    assert status_and_outcome(server, "/upload/") == (None, "cancelled")
     assert status_and_outcome(server, "/ok/") == (200, "completed")
     assert status_and_outcome(server, "/wait/") == (None, "cancelled")
     assert status_and_outcome(server, "/stream/never/") == (200, "cancelled")

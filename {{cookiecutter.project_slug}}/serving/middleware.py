@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 from onloop import server_timing
-from onloop.outcome import RequestEnd, observe
+from onloop.outcome import RequestEnd, observe, upload_seconds
 
 from serving.header import CONDITIONS, parse_header
 from serving.health import PROBES, GetResponse
@@ -41,7 +41,6 @@ class LogMiddleware:
         return response
 
     def process_abort(self, request: HttpRequest, *args: object) -> None:
-        """The client disconnected while its body was arriving."""
         bind_request_id(request)
 
 
@@ -87,13 +86,14 @@ class TimingMiddleware:
             fields["route"] = request.resolver_match.route
         if end.status is not None:
             fields["status"] = end.status
-        fields["duration"] = round(duration, 6)
+        fields.update(duration=round(duration, 6), outcome=end.outcome)
         if end.first_byte is not None:
             fields["first_byte"] = round(end.first_byte - start, 6)
-        fields["outcome"] = end.outcome
+        if (upload := upload_seconds(request)) > 0.01:
+            fields["upload"] = round(upload, 6)
         timing_logger.handle(record)
 
-    # The client disconnected while its body was arriving: no middleware was called.
+    # The request ended while its body was arriving: no middleware was called.
     process_abort = log
 
 
@@ -125,7 +125,7 @@ def deadline(get_response: GetResponse) -> GetResponse:
 
     async def middleware(request: HttpRequest) -> HttpResponseBase:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds - upload_seconds(request)):
                 return await get_response(request)
         except TimeoutError:
             # Only the deadline's: what a view raises is a response by now.

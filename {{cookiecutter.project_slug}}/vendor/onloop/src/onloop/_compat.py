@@ -31,6 +31,7 @@ NAMES = {
     "django.core.handlers.base": """
         BaseHandler.adapt_method_mode BaseHandler.get_response_async#_middleware_chain
         BaseHandler.get_response_async#_resource_closers reset_urlconf
+        BaseHandler._get_response_async
     """,
     "django.core.handlers.exception": """
         convert_exception_to_response response_for_exception

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from contextvars import copy_context
 from functools import partial
 from inspect import unwrap
 from io import BytesIO
@@ -35,13 +36,15 @@ from onloop import logging as onloop_logging
 from onloop import outcome
 from onloop._compat import defined_in
 from onloop.inlining import InliningHandler
-from onloop.outcome import Delivery, DisconnectWatcher, ObservedContent, Send
+from onloop.outcome import Delivery, DisconnectWatcher, RequestEnd, Send
 from onloop.threads import RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 logger = logging.getLogger("onloop.handler")
 
+# Seconds that the requests which the server has cancelled have to come to their end.
+END_TIMEOUT = 0.5
 EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
 # ThreadPool does the work of the database's receivers in each thread; finish() that of
 # the others.
@@ -70,6 +73,16 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
     def pending_closes(self) -> set[asyncio.Future[None]]:
         """Responses that a thread still closes."""
         return set()
+
+    @cached_property
+    def running(self) -> set[Delivery]:
+        """Of the requests whose end was not told yet."""
+        return set()
+
+    @cached_property
+    def request_timeout(self) -> float | None:
+        """Seconds from the start of a request until its body must have arrived."""
+        return getattr(settings, "REQUEST_TIMEOUT", None)
 
     @cached_property
     def caches_need_close(self) -> bool:
@@ -110,23 +123,53 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         onloop_logging.start()
 
     async def shutdown(self) -> None:
-        # Let the requests that the server has just cancelled come to their end.
-        await asyncio.sleep(0)
+        await self.end_requests()
         if self.pending_closes:
             await asyncio.wait(self.pending_closes, timeout=5)
         await self.threads.shutdown()
         # Last, for it writes what was logged until now.
         await onloop_logging.stop()
 
+    async def end_requests(self) -> None:
+        """Let those that the server has just cancelled come to their end."""
+        limit = time.monotonic() + END_TIMEOUT
+        await asyncio.sleep(0)
+        while self.running and time.monotonic() < limit:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for delivery in self.running:
+            delivery.abandon()
+
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()
         start = time.perf_counter()
+        self.running.add(delivery)
+        try:
+            await self.serve(scope, receive, send, start, delivery)
+        except BaseException as exc:
+            if delivery.reached_middleware:
+                raise
+            delivery.client_disconnected = isinstance(exc, RequestAborted)
+            self.report_abort(scope, start, delivery.end_before_response(exc))
+            if not delivery.client_disconnected:
+                raise
+        finally:
+            self.running.discard(delivery)
+
+    async def serve(
+        self,
+        scope: dict[str, Any],
+        receive: Receive,
+        send: Send,
+        start: float,
+        delivery: Delivery,
+    ) -> None:
+        observed_send = delivery.wrap(send, copy_context())
         try:
             body = await self.read_body(receive)
-        except RequestAborted:
-            delivery.client_disconnected = True
-            self.report_abort(scope, start, delivery)
-            return
+        except TimeoutError:
+            body, delivery.upload_timed_out = BytesIO(), True
+            receive = partial(receive_disconnect, receive)
+        delivery.upload = time.perf_counter() - start
         with closing(body), self.threads.thread() as thread:
             set_script_prefix(asgi.get_script_prefix(scope))
             if not only_django_listens(request_started, type(self)):
@@ -135,30 +178,40 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             request, response = self.create_request(scope, body)
             listen = partial(self.listen_for_disconnect, receive)
             completed = False
+            delivery.reached_middleware = True
             try:
                 async with DisconnectWatcher(delivery, listen):
                     if request is not None:
                         response = await self.run_get_response(request)
                     if response.streaming:
-                        await self.send_stream(response, delivery.count(send))
+                        await self.send_stream(response, observed_send)
                     else:
-                        await self.send_response(response, send)
+                        await self.send_response(response, observed_send)
                     delivery.finished = True
                 completed = not delivery.client_disconnected
             finally:
-                delivery.over = True
-                await self.finish(thread, request, response, completed)
+                # Before the thread, which may be busy until the server ends.
+                self.running.discard(delivery)
+                try:
+                    delivery.close()
+                finally:
+                    await self.finish(thread, request, response, completed)
 
     def report_abort(
-        self, scope: dict[str, Any], start: float, delivery: Delivery
+        self, scope: dict[str, Any], start: float, end: RequestEnd
     ) -> None:
         request, _ = self.create_request(scope, BytesIO())
         if request is not None:
-            end = outcome.end_before_response(delivery)
             for hook in self.abort_hooks:
                 hook(request, start, end)
 
     async def read_body(self, receive: Receive) -> Any:
+        if self.request_timeout is None:
+            return await self.read_whole_body(receive)
+        async with asyncio.timeout(self.request_timeout):
+            return await self.read_whole_body(receive)
+
+    async def read_whole_body(self, receive: Receive) -> Any:
         message = await receive()
         if message == EMPTY_BODY:
             return BytesIO()
@@ -168,6 +221,21 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             return first.pop() if first else await receive()
 
         return await super().read_body(replayed)
+
+    async def _get_response_async(self, request: HttpRequest) -> Any:
+        delivery = outcome.delivery_of(request)
+        if delivery is not None and delivery.upload_timed_out:
+            return self.late_response(request)
+        base: Any = super()
+        return await base._get_response_async(request)
+
+    def late_response(self, request: Any) -> HttpResponse:
+        message = f"No complete request within {self.request_timeout:g} seconds.\n"
+        response = HttpResponse(message, status=504, content_type="text/plain")
+        if request.scope["http_version"].startswith("1"):
+            # Or the server would take the rest of the body all the same.
+            response.headers["Connection"] = "close"
+        return response
 
     async def finish(
         self,
@@ -191,10 +259,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         needs_thread = thread.running or (not completed and thread.inside_async_to_sync)
         for closer in response._resource_closers:
             owner = getattr(closer, "__self__", None)
-            if isinstance(owner, ObservedContent):
-                # Now, and in this task: the thread may be busy until the server ends.
-                closer()
-            elif not isinstance(owner, HttpRequest):
+            if not isinstance(owner, HttpRequest):
                 needs_thread = True
         if needs_thread or self.close_needs_thread(request, response):
             close_task = asyncio.ensure_future(
@@ -258,6 +323,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             else:
                 await sync_to_async(log, thread_sensitive=False)()
         return response
+
+
+async def receive_disconnect(receive: Receive) -> Mapping[str, Any]:
+    while (message := await receive())["type"] == "http.request":
+        pass
+    return message
 
 
 def only_django_listens(signal: Signal, sender: type) -> bool:

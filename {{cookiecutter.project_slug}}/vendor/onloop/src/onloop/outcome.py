@@ -2,8 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextvars import copy_context
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from contextvars import Context, copy_context
 from typing import Any, NamedTuple, Self
 
 from django.core.exceptions import RequestAborted
@@ -20,14 +27,14 @@ class RequestEnd(NamedTuple):
     """How a request ended, and when.
 
     ``outcome``
-        ``completed``, ``failed`` (a stream raised), ``disconnected`` (by the client)
-        or ``cancelled`` (by the server).
+        ``completed`` (the server took all of the response), ``failed`` (it did not),
+        ``disconnected`` (by the client) or ``cancelled`` (by the server).
     ``status``
-        499 if the client disconnected before there was a response; None if the server
-        stopped before.
+        499 if the client disconnected before there was a response; 500 if it failed
+        before anything was sent; None if the server stopped before.
     ``ended``, ``first_byte``
-        Readings of ``time.perf_counter()``. Only a stream has a first byte, and none
-        if nothing was sent.
+        Readings of ``time.perf_counter()``: when the response was made, and a stream's
+        when it ended. Only a stream has a first byte, and none if nothing was sent.
     """
 
     outcome: str
@@ -37,62 +44,165 @@ class RequestEnd(NamedTuple):
 
 
 class Delivery:
-    """What became of a response. It leads to no other object, and so to no cycle."""
+    """What the handler knows of a request, and whom it tells of the end."""
 
+    # Seconds until the body had arrived, or REQUEST_TIMEOUT was over.
+    upload = 0.0
+    upload_timed_out = False
     client_disconnected = False
-    finished = False
+    # The server accepted status and headers; and all of the response.
+    started = finished = False
+    reached_middleware = False
     # The request is, finished or not.
-    over = False
-    # Of a streaming response.
+    over = failed = False
+    # Of all but the last message.
     bytes_sent = 0
     first_byte: float | None = None
+
+    def __init__(self) -> None:
+        # Emptied when they are told, for they lead back to the request.
+        self.observers: list[observe] = []
+
+    def end(self, response: HttpResponseBase, made: float, is_head: bool) -> RequestEnd:
+        outcome, status = self.cut_short_by, response.status_code
+        if self.failed:
+            outcome, status = "failed", status if self.started else 500
+        # A client may leave as soon as it has all that was announced.
+        elif (
+            self.finished
+            or is_head
+            or str(self.bytes_sent) == response.headers.get("Content-Length")
+        ):
+            outcome = "completed"
+        if response.streaming:
+            return RequestEnd(outcome, status, time.perf_counter(), self.first_byte)
+        return RequestEnd(outcome, status, made)
+
+    def end_before_response(self, exc: BaseException | None = None) -> RequestEnd:
+        outcome, status = self.cut_short_by, 499 if self.client_disconnected else None
+        if exc is not None and not self.client_disconnected and not is_cancelled(exc):
+            outcome, status = "failed", 500
+        return RequestEnd(outcome, status, time.perf_counter())
 
     @property
     def cut_short_by(self) -> str:
         """Why a request that nobody finished was cancelled."""
         return "disconnected" if self.client_disconnected else "cancelled"
 
-    def count(self, send: Send) -> Send:
-        async def counted(message: Mapping[str, Any]) -> None:
-            await send(message)
-            if body := message.get("body"):
-                self.first_byte = self.first_byte or time.perf_counter()
-                self.bytes_sent += len(body)
-                # A server sends to a client that disconnected without waiting: give
-                # the watcher a chance to hear of it.
-                await asyncio.sleep(0)
+    def close(self) -> None:
+        """Tell the observers, in the task and the context of the request."""
+        task = asyncio.current_task()
+        cut_short = self.client_disconnected or (task and task.cancelling())
+        self.over, self.failed = True, not (self.finished or cut_short)
+        observers, self.observers = self.observers, []
+        for observer in observers:
+            observer.tell()
 
-        return counted
+    def abandon(self) -> None:
+        """Tell the observers of a request that does not come to its end."""
+        observers, self.observers = self.observers, []
+        for observer in observers:
+            observer.context.run(observer.tell, abandoned=True)
+
+    def wrap(self, send: Send, context: Context) -> Send:
+        """Observe what is sent.
+
+        The last message is sent in ``context``, since the next request of the
+        connection may start in the context in which the server is called then.
+        """
+
+        def observed_send(message: Mapping[str, Any]) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                return self._send_start(send, message)
+            if message.get("more_body"):
+                return self._send_part(send, message)
+            return _InContext(context, send(message))
+
+        return observed_send
+
+    async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
+        await send(message)
+        self.started = True
+
+    async def _send_part(self, send: Send, message: Mapping[str, Any]) -> None:
+        await send(message)
+        if body := message["body"]:
+            self.first_byte = self.first_byte or time.perf_counter()
+            self.bytes_sent += len(body)
+        # A server sends to a client that disconnected without waiting: give the watcher
+        # a chance to hear of it.
+        await asyncio.sleep(0)
+        if self.client_disconnected:
+            # A stream that caught the cancellation goes on.
+            raise asyncio.CancelledError
 
 
-def end_before_response(delivery: Delivery) -> RequestEnd:
-    status = 499 if delivery.client_disconnected else None
-    return RequestEnd(delivery.cut_short_by, status, time.perf_counter())
+class _InContext:
+    """An awaitable whose steps run in another context than those of its task."""
+
+    def __init__(self, context: Context, awaitable: Awaitable[None]) -> None:
+        self._run = context.run
+        self._steps: Any = awaitable.__await__()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        step, value = self._steps.send, None
+        while True:
+            try:
+                future = self._run(step, value)
+            except StopIteration:
+                return
+            try:
+                step, value = self._steps.send, (yield future)
+            except BaseException as exc:  # noqa: BLE001
+                step, value = self._steps.throw, exc
+
+
+def is_cancelled(exc: BaseException) -> bool:
+    """Whether somebody cancelled the task, instead of its own code raising the error."""
+    task = isinstance(exc, asyncio.CancelledError) and asyncio.current_task()
+    return bool(task and task.cancelling())
+
+
+def delivery_of(request: HttpRequest) -> Delivery | None:
+    # Neither Django's own handler nor its test clients keep one.
+    scope = getattr(request, "scope", None)
+    return scope and scope.get(SCOPE_KEY)
+
+
+def upload_seconds(request: HttpRequest) -> float:
+    """How long the body took to arrive before the first middleware was called.
+
+    0 under Django's own handlers, which do not measure it.
+    """
+    delivery = delivery_of(request)
+    return delivery.upload if delivery else 0.0
 
 
 class observe:
-    """Learn how a request ended, also when its response is a stream.
+    """Learn how a request ended, and what became of its response.
 
         with observe(request, on_end) as observation:
             response = observation.response = await self.get_response(request)
 
     ``on_end`` is called once with a RequestEnd, synchronously and in the request's
-    context: when the block ends, or for a streaming response when its last byte was
-    sent or nobody sends it any more. Exceptions pass through, CancelledError too.
+    context: when the response was sent or nobody sends it any more, or when the block
+    ends without one. Exceptions pass through, CancelledError too.
     """
 
     response: HttpResponseBase | None = None
+    _made = 0.0
 
     def __init__(
         self, request: HttpRequest, on_end: Callable[[RequestEnd], None]
     ) -> None:
-        self._on_end = on_end
+        self._on_end: Callable[[RequestEnd], None] | None = on_end
         self._is_head = request.method == "HEAD"
-        # Neither Django's own handler nor its test clients keep one.
-        scope = getattr(request, "scope", None)
-        self._delivery: Delivery | None = scope and scope.get(SCOPE_KEY)
+        self._delivery = delivery_of(request)
 
     def __enter__(self) -> Self:
+        if self._delivery is not None:
+            self._delivery.observers.append(self)
+            self.context = copy_context()
         return self
 
     def __exit__(
@@ -100,38 +210,61 @@ class observe:
     ) -> None:
         response, delivery = self.response, self._delivery
         if exc is not None:
-            self._on_end(self._end_by(exc))
+            self._tell(self._end_by(exc))
         elif delivery is not None and delivery.client_disconnected:
             # A view that went on all the same: nobody gets its response.
-            self._on_end(end_before_response(delivery))
+            self._tell(delivery.end_before_response())
+        elif response is None:
+            self._on_end = None
+        elif delivery is not None:
+            # The handler tells the end, unless a task outlives its request.
+            self._made = time.perf_counter()
+            if delivery.over:
+                self.tell()
         elif isinstance(response, StreamingHttpResponse):
             content = AsyncContent if response.is_async else SyncContent
-            response.streaming_content = content(
-                response, delivery, self._on_end, self._is_head
-            )
-        elif response is not None:
+            response.streaming_content = content(response, self._on_end, self._is_head)
+        else:
             end = RequestEnd("completed", response.status_code, time.perf_counter())
-            self._on_end(end)
+            self._tell(end)
 
     def _end_by(self, exc: BaseException) -> RequestEnd:
-        cancelled = isinstance(exc, asyncio.CancelledError) and asyncio.current_task()
-        if not cancelled or not cancelled.cancelling():
-            # The view's own: nobody cancelled the request.
-            return RequestEnd("failed", 500, time.perf_counter())
-        if self._delivery is None:
+        if self._delivery is not None:
+            return self._delivery.end_before_response(exc)
+        if is_cancelled(exc):
             # That the client disconnected is likelier.
             return RequestEnd("disconnected", 499, time.perf_counter())
-        return end_before_response(self._delivery)
+        return RequestEnd("failed", 500, time.perf_counter())
+
+    def tell(self, abandoned: bool = False) -> None:
+        assert self._delivery is not None
+        if self.response is not None and self._made:
+            end = self._delivery.end(self.response, self._made, self._is_head)
+            self._tell(end)
+        elif abandoned:
+            self._tell(self._delivery.end_before_response())
+
+    def _tell(self, end: RequestEnd) -> None:
+        """The first call counts."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(end)
 
 
 class ObservedContent:
-    """The content of a streaming response; Django calls close() when it is over."""
+    """The content of a stream that Django's own handler or test client sends.
+
+    Django calls close() when it is over.
+    """
+
+    finished = failed = False
+    bytes_taken = 0
+    first_byte: float | None = None
 
     def __init__(
         self,
         response: StreamingHttpResponse,
-        delivery: Delivery | None,
-        on_end: Callable[[RequestEnd], None],
+        on_end: Callable[[RequestEnd], None] | None,
         is_head: bool,
     ) -> None:
         # Through streaming_content, closing would not reach the view's generator.
@@ -141,43 +274,31 @@ class ObservedContent:
         # Not the response itself, which leads here.
         self.charset = response.charset
         self.status = response.status_code
-        length = response.headers.get("Content-Length", "")
-        self.length = int(length) if length.isdigit() else -1
+        self.length = response.headers.get("Content-Length")
         self.is_head = is_head
         # Django 5.2 closes the response outside of the task that served the request.
         self.context = copy_context()
-        self.on_end: Callable[[RequestEnd], None] | None = on_end
-        self.delivery = delivery
-        # What was taken from it; the delivery knows better, what was sent.
-        self.taken = Delivery()
-        self.failed = False
+        self.on_end = on_end
 
     def __del__(self) -> None:
         # Nobody closes a response that another middleware replaced by its own.
-        delivery = self.delivery or self.taken
-        if not delivery.over and not delivery.client_disconnected:
-            self.delivery, self.taken.finished = None, True
+        self.finished = True
         self.close()
 
     def close(self) -> None:
         """The first call counts."""
         on_end, self.on_end = self.on_end, None
-        if on_end is not None:
-            self.context.run(on_end, self._end())
-
-    def _end(self) -> RequestEnd:
-        delivery = self.delivery or self.taken
+        if on_end is None:
+            return
         if self.failed:
             outcome = "failed"
         # A client may leave as soon as it has all that was announced.
-        elif delivery.finished or self.is_head or delivery.bytes_sent == self.length:
+        elif self.finished or self.is_head or str(self.bytes_taken) == self.length:
             outcome = "completed"
-        elif self.delivery is None:
-            outcome = "disconnected"
         else:
-            outcome = delivery.cut_short_by
-        end = time.perf_counter()
-        return RequestEnd(outcome, self.status, end, delivery.first_byte)
+            outcome = "disconnected"
+        end = RequestEnd(outcome, self.status, time.perf_counter(), self.first_byte)
+        self.context.run(on_end, end)
 
     def __enter__(self) -> None:
         pass
@@ -185,17 +306,18 @@ class ObservedContent:
     def __exit__(
         self, exc_type: object, exc: BaseException | None, traceback: object
     ) -> None:
-        self.taken.finished = exc is None
-        self.failed = isinstance(exc, Exception)
-        if exc is not None and self.delivery is None:
+        self.finished = exc is None
+        # Django's handler, too, raises these to cut a stream off.
+        cut_off = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
+        self.failed = exc is not None and not cut_off
+        if exc is not None:
             # Django's own handler never closes a response whose stream raised.
             self.close()
 
     def _count(self, part: object) -> Any:
-        if self.delivery is None:
-            self.taken.first_byte = self.taken.first_byte or time.perf_counter()
-            size = part if isinstance(part, bytes) else str(part).encode(self.charset)
-            self.taken.bytes_sent += len(size)
+        self.first_byte = self.first_byte or time.perf_counter()
+        size = part if isinstance(part, bytes) else str(part).encode(self.charset)
+        self.bytes_taken += len(size)
         return part
 
 
