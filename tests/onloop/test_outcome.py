@@ -312,7 +312,33 @@ class Stalled(Conversation):
         self.sent.append(message)
         if message["type"] == "http.response.body" and not message.get("more_body"):
             outcomes.arrived.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                outcomes.log("no longer sent")
+                raise
+
+
+class Slow(Conversation):
+    """With a server that waits for each message to be sent."""
+
+    async def send(self, message: Any) -> None:
+        outcomes.log(outcomes.colour.get())
+        await asyncio.sleep(0.001)
+        outcomes.log(outcomes.colour.get())
+        await super().send(message)
+
+
+@pytest.mark.parametrize("path", ["/ok/", "/stream/empty/"])
+async def test_last_message_is_sent_in_the_context_that_the_request_began_in(
+    handler: ASGIHandler, path: str
+) -> None:
+    outcomes.colour.set("green")
+    answer = await Slow(path).run(handler)
+    assert answer.status == 200
+    assert status_and_outcome() == (200, "completed")
+    assert outcomes.events[-2:] == ["green", "green"]
+    assert outcomes.ends[0].colour == "red"
 
 
 @pytest.mark.parametrize("path", ["/ok/", "/stream/success/"])
@@ -326,6 +352,7 @@ async def test_client_that_leaves_amid_the_last_message_is_disconnected(
     conversation.leave()
     await task
     assert status_and_outcome() == (200, "disconnected")
+    assert outcomes.events[-1] == "no longer sent"
 
 
 async def test_response_is_told_as_made_before_it_is_sent(handler: ASGIHandler) -> None:

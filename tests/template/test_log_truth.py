@@ -293,5 +293,5 @@ def test_fuzzed_requests_leave_one_parseable_line_each(
         assert len(str(line["request_id"])) == 32
         assert set(line) <= {
             *("timestamp", "level", "logger", "message", "service", "request_id"),
-            *("method", "path", "route", "status", "duration", "outcome"),
+            *("method", "path", "route", "status", "duration", "upload", "outcome"),
         }

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -173,6 +174,29 @@ def test_client_that_leaves_during_its_upload_is_disconnected(server: Server) ->
     assert not found(server, message="in the view", request_id="leaves-upload")
 
 
+def read(client: socket.socket) -> bytes:
+    answer = b""
+    while more := client.recv(65536):
+        answer += more
+    return answer
+
+
+def test_response_that_the_server_refuses_failed(server: Server) -> None:
+    with ask(server, "/refused/", "refused") as client:
+        assert not read(client)
+    check(server, "refused", 500, "failed")
+
+
+def test_upload_is_timed_by_itself(server: Server) -> None:
+    upload = {"method": "POST", "Content_Length": "2", "Connection": "close"}
+    with ask(server, "/upload/", "upload", **upload) as client:
+        client.sendall(b"1")
+        time.sleep(0.05)
+        client.sendall(b"2")
+        assert read(client).endswith(b"12")
+    assert check(server, "upload", 200, "completed")["upload"] > 0.04
+
+
 def test_late_request_is_completed_with_the_status_of_the_deadline(
     service: Service,
 ) -> None:
@@ -180,6 +204,13 @@ def test_late_request_is_completed_with_the_status_of_the_deadline(
         assert server.get("/wait/", **{"X-Request-ID": "late"}).status == 504
         check(server, "late", 504, "completed")
         assert found(server, message="cleaned up", request_id="late")
+        upload = {"method": "POST", "Content_Length": "1000"}
+        with ask(server, "/upload/", "late-upload", **upload) as client:
+            answer = read(client)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"x-request-id: late-upload\r\n" in answer.lower()
+        line = check(server, "late-upload", 504, "completed")
+        assert line["upload"] >= 0.05
 
 
 def test_requests_that_run_when_the_server_stops_are_cancelled(
@@ -188,13 +219,24 @@ def test_requests_that_run_when_the_server_stops_are_cancelled(
     with serve(service) as server:
         for number in range(50):
             server.get("/ok/", **{"X-Request-ID": f"before-{number}"})
-        with ask(server, "/wait/", "view"), ask(server, "/stream/?end=never", "stream"):
-            for message in ("in the view", "in the stream"):
-                wait_for(server, message=message)
+        upload = {"method": "POST", "Content_Length": "1000"}
+        with (
+            ask(server, "/wait/", "view"),
+            ask(server, "/wait/?for-ever", "view-for-ever"),
+            ask(server, "/stream/?end=never", "stream"),
+            ask(server, "/upload/", "upload", **upload),
+        ):
+            for request_id in ("view", "view-for-ever"):
+                wait_for(server, message="in the view", request_id=request_id)
+            wait_for(server, message="in the stream")
             server.process.send_signal(signal.SIGTERM)
             server.process.wait(60)
         check(server, "view", None, "cancelled")
         check(server, "stream", 200, "cancelled")
+        for request_id in ("view-for-ever", "upload"):
+            line = timing(server, request_id)
+            assert "status" not in line
+            assert line["outcome"] == "cancelled"
         # Nothing that was complete is lost either.
         assert len(found(server, route="ok/", outcome="completed")) == 50
         assert found(server, message="cleaned up", request_id="view")

@@ -16,6 +16,7 @@ from django.core.asgi import get_asgi_application as get_stock_application
 from django.core.signals import request_finished
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import last_modified
 from onloop.asgi import get_asgi_application
 
@@ -40,6 +41,8 @@ async def wait(request: HttpRequest) -> HttpResponse:
         await asyncio.Event().wait()
     finally:
         logger.info("cleaned up")
+        if "for-ever" in request.GET:
+            await asyncio.Event().wait()
     raise AssertionError
 
 
@@ -70,6 +73,16 @@ async def file(request: HttpRequest) -> FileResponse:
     return FileResponse(handle, filename="x.bin")
 
 
+async def refused(request: HttpRequest) -> HttpResponse:
+    """Django lets the header pass, and the server does not."""
+    return HttpResponse("ok", headers={"X-Name": "a\0b"})
+
+
+@csrf_exempt
+async def upload(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(request.body)
+
+
 @last_modified(lambda request: datetime(2026, 1, 1, tzinfo=UTC))
 async def unchanged(request: HttpRequest) -> HttpResponse:
     return HttpResponse("unchanged")
@@ -81,6 +94,8 @@ urlpatterns = [
     path("wait/", wait),
     path("stream/", stream),
     path("file/", file),
+    path("refused/", refused),
+    path("upload/", upload),
     path("unchanged/", unchanged),
 ]
 

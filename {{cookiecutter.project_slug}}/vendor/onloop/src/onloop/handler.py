@@ -21,6 +21,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers import asgi, base
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.handlers.asgi import ASGIRequest
+from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
@@ -141,61 +142,52 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()
-        start = time.perf_counter()
+        start, context = time.perf_counter(), copy_context()
         self.running.add(delivery)
+        reached_middleware = False
         try:
-            await self.serve(scope, receive, send, start, delivery)
+            try:
+                body = await self.read_body(receive)
+            except TimeoutError:
+                body, delivery.upload_timed_out = BytesIO(), True
+                receive = partial(receive_disconnect, receive)
+            delivery.upload = time.perf_counter() - start
+            with closing(body), self.threads.thread() as thread:
+                set_script_prefix(asgi.get_script_prefix(scope))
+                if not only_django_listens(request_started, type(self)):
+                    await self.send_started(scope)
+                response: Any
+                request, response = self.create_request(scope, body)
+                listen = partial(self.listen_for_disconnect, receive)
+                completed = False
+                reached_middleware = True
+                try:
+                    async with DisconnectWatcher(delivery, listen):
+                        if request is not None:
+                            response = await self.run_get_response(request)
+                        if response.streaming:
+                            observed_send = delivery.observe_stream(send, context)
+                            await self.send_stream(response, observed_send)
+                        else:
+                            observed_send = delivery.observe_response(send, context)
+                            await self.send_response(response, observed_send)
+                        delivery.finished = True
+                    completed = not delivery.client_disconnected
+                finally:
+                    # Before the thread, which may be busy until the server ends.
+                    self.running.discard(delivery)
+                    try:
+                        delivery.close()
+                    finally:
+                        await self.finish(thread, request, response, completed)
         except BaseException as exc:
-            if delivery.reached_middleware:
+            if reached_middleware:
                 raise
+            self.running.discard(delivery)
             delivery.client_disconnected = isinstance(exc, RequestAborted)
             self.report_abort(scope, start, delivery.end_before_response(exc))
             if not delivery.client_disconnected:
                 raise
-        finally:
-            self.running.discard(delivery)
-
-    async def serve(
-        self,
-        scope: dict[str, Any],
-        receive: Receive,
-        send: Send,
-        start: float,
-        delivery: Delivery,
-    ) -> None:
-        observed_send = delivery.wrap(send, copy_context())
-        try:
-            body = await self.read_body(receive)
-        except TimeoutError:
-            body, delivery.upload_timed_out = BytesIO(), True
-            receive = partial(receive_disconnect, receive)
-        delivery.upload = time.perf_counter() - start
-        with closing(body), self.threads.thread() as thread:
-            set_script_prefix(asgi.get_script_prefix(scope))
-            if not only_django_listens(request_started, type(self)):
-                await self.send_started(scope)
-            response: Any
-            request, response = self.create_request(scope, body)
-            listen = partial(self.listen_for_disconnect, receive)
-            completed = False
-            delivery.reached_middleware = True
-            try:
-                async with DisconnectWatcher(delivery, listen):
-                    if request is not None:
-                        response = await self.run_get_response(request)
-                    if response.streaming:
-                        await self.send_stream(response, observed_send)
-                    else:
-                        await self.send_response(response, observed_send)
-                    delivery.finished = True
-                completed = not delivery.client_disconnected
-            finally:
-                # Before the thread, which may be busy until the server ends.
-                self.running.discard(delivery)
-                try:
-                    delivery.close()
-                finally:
-                    await self.finish(thread, request, response, completed)
 
     def report_abort(
         self, scope: dict[str, Any], start: float, end: RequestEnd
@@ -222,14 +214,16 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
         return await super().read_body(replayed)
 
-    async def _get_response_async(self, request: HttpRequest) -> Any:
-        delivery = outcome.delivery_of(request)
-        if delivery is not None and delivery.upload_timed_out:
-            return self.late_response(request)
-        base: Any = super()
-        return await base._get_response_async(request)
+    def load_middleware(self, is_async: bool = False) -> None:
+        if self.request_timeout is not None:
+            # The innermost of the chain.
+            self._get_response_async: Any = self.get_response_in_time
+        super().load_middleware(is_async)
 
-    def late_response(self, request: Any) -> HttpResponse:
+    async def get_response_in_time(self, request: Any) -> Any:
+        if not request.scope[outcome.SCOPE_KEY].upload_timed_out:
+            get_response: Any = BaseHandler._get_response_async  # type: ignore[attr-defined]
+            return await get_response(self, request)
         message = f"No complete request within {self.request_timeout:g} seconds.\n"
         response = HttpResponse(message, status=504, content_type="text/plain")
         if request.scope["http_version"].startswith("1"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import types
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -11,6 +12,7 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from django.core.exceptions import RequestAborted
@@ -52,19 +54,16 @@ class Delivery:
     client_disconnected = False
     # The server accepted status and headers; and all of the response.
     started = finished = False
-    reached_middleware = False
     # The request is, finished or not.
     over = failed = False
     # Of all but the last message.
     bytes_sent = 0
     first_byte: float | None = None
-
-    def __init__(self) -> None:
-        # Emptied when they are told, for they lead back to the request.
-        self.observers: list[observe] = []
+    # Until they are told, for they lead back to the request.
+    observers: "tuple[observe, ...]" = ()
 
     def end(self, response: HttpResponseBase, made: float, is_head: bool) -> RequestEnd:
-        outcome, status = self.cut_short_by, response.status_code
+        status = response.status_code
         if self.failed:
             outcome, status = "failed", status if self.started else 500
         # A client may leave as soon as it has all that was announced.
@@ -74,6 +73,8 @@ class Delivery:
             or str(self.bytes_sent) == response.headers.get("Content-Length")
         ):
             outcome = "completed"
+        else:
+            outcome = self.cut_short_by
         if response.streaming:
             return RequestEnd(outcome, status, time.perf_counter(), self.first_byte)
         return RequestEnd(outcome, status, made)
@@ -91,38 +92,44 @@ class Delivery:
 
     def close(self) -> None:
         """Tell the observers, in the task and the context of the request."""
-        task = asyncio.current_task()
-        cut_short = self.client_disconnected or (task and task.cancelling())
-        self.over, self.failed = True, not (self.finished or cut_short)
-        observers, self.observers = self.observers, []
+        self.over = True
+        if not self.finished:
+            task = asyncio.current_task()
+            cut_short = self.client_disconnected or (task and task.cancelling())
+            self.failed = not cut_short
+        observers, self.observers = self.observers, ()
         for observer in observers:
             observer.tell()
 
     def abandon(self) -> None:
         """Tell the observers of a request that does not come to its end."""
-        observers, self.observers = self.observers, []
+        observers, self.observers = self.observers, ()
         for observer in observers:
             observer.context.run(observer.tell, abandoned=True)
 
-    def wrap(self, send: Send, context: Context) -> Send:
-        """Observe what is sent.
-
-        The last message is sent in ``context``, since the next request of the
-        connection may start in the context in which the server is called then.
-        """
-
+    def observe_response(self, send: Send, context: Context) -> Send:
         def observed_send(message: Mapping[str, Any]) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                return self._send_start(send, message)
-            if message.get("more_body"):
+                return send(message)
+            # Django would not have come this far.
+            self.started = True
+            if message["more_body"]:
                 return self._send_part(send, message)
-            return _InContext(context, send(message))
+            return send_last(send, message, context)
 
         return observed_send
 
-    async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
-        await send(message)
-        self.started = True
+    def observe_stream(self, send: Send, context: Context) -> Send:
+        async def observed_send(message: Mapping[str, Any]) -> None:
+            if message.get("more_body"):
+                await self._send_part(send, message)
+            elif self.started:
+                await send_last(send, message, context)
+            else:
+                await send(message)
+                self.started = True
+
+        return observed_send
 
     async def _send_part(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
@@ -137,24 +144,41 @@ class Delivery:
             raise asyncio.CancelledError
 
 
-class _InContext:
-    """An awaitable whose steps run in another context than those of its task."""
+class _Done:
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
 
-    def __init__(self, context: Context, awaitable: Awaitable[None]) -> None:
-        self._run = context.run
-        self._steps: Any = awaitable.__await__()
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        step, value = self._steps.send, None
-        while True:
-            try:
-                future = self._run(step, value)
-            except StopIteration:
-                return
-            try:
-                step, value = self._steps.send, (yield future)
-            except BaseException as exc:  # noqa: BLE001
-                step, value = self._steps.throw, exc
+DONE: Any = _Done()
+
+
+def send_last(
+    send: Send, message: Mapping[str, Any], context: Context
+) -> Awaitable[None]:
+    """Send the last message in the context in which the request began.
+
+    A server may begin the next request of the connection while it sends the last
+    message of this one, and so in a copy of the context that it finds.
+    """
+    steps: Any = send(message).__await__()
+    try:
+        future = context.run(next, steps)
+    except StopIteration:
+        return DONE  # type: ignore[no-any-return]
+    return _send_rest(steps, future, context)
+
+
+@types.coroutine
+def _send_rest(steps: Any, future: Any, context: Context) -> Generator[Any, Any, None]:
+    while True:
+        try:
+            step = partial(steps.send, (yield future))
+        except BaseException as exc:  # noqa: BLE001
+            step = partial(steps.throw, exc)
+        try:
+            future = context.run(step)
+        except StopIteration:
+            return
 
 
 def is_cancelled(exc: BaseException) -> bool:
@@ -190,7 +214,8 @@ class observe:
     """
 
     response: HttpResponseBase | None = None
-    _made = 0.0
+    # When the block ended with a response.
+    made = 0.0
 
     def __init__(
         self, request: HttpRequest, on_end: Callable[[RequestEnd], None]
@@ -201,7 +226,7 @@ class observe:
 
     def __enter__(self) -> Self:
         if self._delivery is not None:
-            self._delivery.observers.append(self)
+            self._delivery.observers += (self,)
             self.context = copy_context()
         return self
 
@@ -218,7 +243,7 @@ class observe:
             self._on_end = None
         elif delivery is not None:
             # The handler tells the end, unless a task outlives its request.
-            self._made = time.perf_counter()
+            self.made = time.perf_counter()
             if delivery.over:
                 self.tell()
         elif isinstance(response, StreamingHttpResponse):
@@ -238,9 +263,8 @@ class observe:
 
     def tell(self, abandoned: bool = False) -> None:
         assert self._delivery is not None
-        if self.response is not None and self._made:
-            end = self._delivery.end(self.response, self._made, self._is_head)
-            self._tell(end)
+        if self.response is not None and self.made:
+            self._tell(self._delivery.end(self.response, self.made, self._is_head))
         elif abandoned:
             self._tell(self._delivery.end_before_response())
 
