@@ -313,7 +313,9 @@ class Stalled(Conversation):
         if message["type"] == "http.response.body" and not message.get("more_body"):
             outcomes.arrived.set()
             try:
-                await asyncio.Event().wait()
+                # Nothing here that the cancellation would reach by itself.
+                while True:
+                    await asyncio.sleep(0)
             except asyncio.CancelledError:
                 outcomes.log("no longer sent")
                 raise
