@@ -23,6 +23,7 @@ PUBLIC = {
     "onloop.server_timing.span",
     "onloop.outcome.RequestEnd",
     "onloop.outcome.observe",
+    "onloop.outcome.upload_seconds",
 }
 
 
