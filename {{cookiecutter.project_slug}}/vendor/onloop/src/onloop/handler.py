@@ -142,7 +142,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()
-        start, context = time.perf_counter(), copy_context()
+        start = time.perf_counter()
+        observed_send = delivery.observe_send(send, copy_context())
         self.running.add(delivery)
         reached_middleware = False
         try:
@@ -166,10 +167,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                         if request is not None:
                             response = await self.run_get_response(request)
                         if response.streaming:
-                            observed_send = delivery.observe_stream(send, context)
                             await self.send_stream(response, observed_send)
                         else:
-                            observed_send = delivery.observe_response(send, context)
                             await self.send_response(response, observed_send)
                         delivery.finished = True
                     completed = not delivery.client_disconnected

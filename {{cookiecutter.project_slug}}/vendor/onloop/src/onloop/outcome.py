@@ -107,33 +107,23 @@ class Delivery:
         for observer in observers:
             observer.context.run(observer.tell, abandoned=True)
 
-    def observe_response(self, send: Send, context: Context) -> Send:
+    def observe_send(self, send: Send, context: Context) -> Send:
         def observed_send(message: Mapping[str, Any]) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                return send(message)
-            # Django would not have come this far.
-            self.started = True
-            if message["more_body"]:
+            if message.get("more_body"):
                 return self._send_part(send, message)
+            if message["type"] == "http.response.start":
+                return self._send_start(send, message)
             return send_last(send, message, context)
 
         return observed_send
 
-    def observe_stream(self, send: Send, context: Context) -> Send:
-        async def observed_send(message: Mapping[str, Any]) -> None:
-            if message.get("more_body"):
-                await self._send_part(send, message)
-            elif self.started:
-                await send_last(send, message, context)
-            else:
-                await send(message)
-                self.started = True
-
-        return observed_send
+    async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
+        await send(message)
+        self.started = True
 
     async def _send_part(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
-        if body := message["body"]:
+        if body := message.get("body"):
             self.first_byte = self.first_byte or time.perf_counter()
             self.bytes_sent += len(body)
         # A server sends to a client that disconnected without waiting: give the watcher
