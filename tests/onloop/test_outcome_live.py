@@ -337,9 +337,13 @@ def upload(server: Server, path: str) -> socket.socket:
 
 
 def test_upload_is_timed_by_itself(any_onloop: Server) -> None:
-    with upload(any_onloop, "/upload/?slow") as client:
+    head = CONTEXT.format("POST", "", 8).replace("/context/?", "/upload/?slow")
+    with socket.create_connection(("127.0.0.1", any_onloop.port), timeout=10) as client:
+        client.sendall(head[:-2].encode() + b"Expect: 100-continue\r\n\r\n")
+        # The handler waits for the body.
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
         time.sleep(0.05)
-        client.sendall(b"half")
+        client.sendall(b"halfhalf")
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     line = wait_for_end(any_onloop, "/upload/?slow")
     assert (line["end_status"], line["end_outcome"]) == (200, "completed")

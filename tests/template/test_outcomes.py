@@ -189,10 +189,11 @@ def test_response_that_the_server_refuses_failed(server: Server) -> None:
 
 def test_upload_is_timed_by_itself(server: Server) -> None:
     upload = {"method": "POST", "Content_Length": "2", "Connection": "close"}
-    with ask(server, "/upload/", "upload", **upload) as client:
-        client.sendall(b"1")
+    with ask(server, "/upload/", "upload", Expect="100-continue", **upload) as client:
+        # The handler waits for the body.
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
         time.sleep(0.05)
-        client.sendall(b"2")
+        client.sendall(b"12")
         assert read(client).endswith(b"12")
     assert check(server, "upload", 200, "completed")["upload"] > 0.04
 
