@@ -13,7 +13,7 @@ from weakref import ref
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import close_old_connections, connection, connections
+from django.db import connection, connections
 from django.db.backends.signals import connection_created
 from onloop.handler import ASGIHandler
 from onloop.outcome import SCOPE_KEY
@@ -25,7 +25,7 @@ from .conftest import Conversation, fetch, until
 
 @pytest.fixture
 async def pool() -> AsyncIterator[ThreadPool]:
-    pool = ThreadPool(max_idle=2)
+    pool = ThreadPool(limit=5)
     yield pool
     await pool.shutdown()
 
@@ -92,19 +92,6 @@ async def test_live_requests_never_share_a_thread(pool: ThreadPool) -> None:
     assert len(set(await asyncio.gather(*(request() for _ in range(3))))) == 3
 
 
-async def test_excess_threads_end(pool: ThreadPool) -> None:
-    before = request_threads()
-    barrier = threading.Barrier(5, timeout=10)
-
-    async def request() -> None:
-        with pool.thread():
-            await sync_to_async(barrier.wait)()
-
-    await asyncio.gather(*(request() for _ in range(5)))
-    await until(lambda: len(request_threads() - before) == 2)
-    assert len(pool._idle) == 2
-
-
 async def test_thread_waits_for_the_call_of_a_cancelled_request(
     pool: ThreadPool,
 ) -> None:
@@ -168,17 +155,12 @@ async def test_queries_are_reset_before_the_first_call(
 async def test_connection_that_persists_needs_nothing_at_the_end(
     handler: ASGIHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
-
-    def counted() -> None:
-        calls.append(threading.current_thread().name)
-        close_old_connections()
-
-    monkeypatch.setattr("onloop.threads.close_old_connections", counted)
+    cleaned: list[Worker] = []
+    monkeypatch.setattr(Worker, "clean_connections", cleaned.append)
     for _ in range(3):
         await fetch(handler, "/orm/")
         await idle(handler.threads, 1)
-    assert calls == ["request"] * 3
+    assert cleaned == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -341,15 +323,6 @@ async def test_shutdown_closes_connections_in_their_threads(pool: ThreadPool) ->
     with pool.thread():
         thread = await sync_to_async(use_and_record_close)(closed)
     await pool.shutdown()
-    assert closed == [thread]
-
-
-@pytest.mark.django_db(transaction=True)
-async def test_excess_thread_closes_its_connections_itself() -> None:
-    closed: list[int] = []
-    with ThreadPool(max_idle=0).thread():
-        thread = await sync_to_async(use_and_record_close)(closed)
-    await until(lambda: bool(closed))
     assert closed == [thread]
 
 

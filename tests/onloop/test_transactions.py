@@ -30,6 +30,10 @@ def begin() -> threading.Thread:
     return threading.current_thread()
 
 
+async def idle(pool: ThreadPool) -> None:
+    await until(lambda: len(pool._idle) == 1)
+
+
 async def usernames(pool: ThreadPool) -> list[str]:
     users = User.objects.order_by("username")
     with pool.thread():
@@ -49,17 +53,16 @@ async def test_requests_write_after_one_whose_client_left_amid_a_transaction(
     assert await usernames(pool) == ["0", "1", "2", "3", "4", "5"]
 
 
-async def test_thread_amid_a_transaction_ends_with_its_request(
+async def test_transaction_amid_which_a_request_ends_is_rolled_back(
     pool: ThreadPool,
 ) -> None:
     with pool.thread():
-        thread = await sync_to_async(begin)()
-    await until(lambda: not thread.is_alive())
-    assert not pool._idle
+        await sync_to_async(begin)()
+    await idle(pool)
     assert await usernames(pool) == []
 
 
-async def test_thread_whose_running_call_leaves_a_transaction_open_ends(
+async def test_transaction_that_a_running_call_leaves_open_is_rolled_back(
     pool: ThreadPool,
 ) -> None:
     threads: list[threading.Thread] = []
@@ -78,9 +81,9 @@ async def test_thread_whose_running_call_leaves_a_transaction_open_ends(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    gate.set()
-    await until(lambda: not threads[0].is_alive())
     assert not pool._idle
+    gate.set()
+    await idle(pool)
     assert await usernames(pool) == []
 
 
@@ -107,4 +110,4 @@ async def test_transaction_on_a_connection_of_another_thread_is_left_to_it(
 
     with pool.thread():
         await sync_to_async(call)()
-    assert len(pool._idle) == 1
+    await idle(pool)

@@ -30,8 +30,8 @@ NAMES = {
     """,
     "django.core.handlers.base": """
         BaseHandler.adapt_method_mode BaseHandler.get_response_async#_middleware_chain
-        BaseHandler.get_response_async#_resource_closers reset_urlconf
-        BaseHandler._get_response_async
+        BaseHandler.get_response_async#_resource_closers BaseHandler.resolve_request
+        BaseHandler._get_response_async reset_urlconf
     """,
     "django.core.handlers.exception": """
         convert_exception_to_response response_for_exception
@@ -44,9 +44,13 @@ NAMES = {
     "django.core.cache": "close_caches",
     "django.db": "close_old_connections reset_queries",
     "django.db.backends.base.base": """
-        BaseDatabaseWrapper.__init__#close_at BaseDatabaseWrapper.allow_thread_sharing
+        BaseDatabaseWrapper.__init__#autocommit BaseDatabaseWrapper.__init__#close_at
         BaseDatabaseWrapper.__init__#errors_occurred
+        BaseDatabaseWrapper.__init__#execute_wrappers
         BaseDatabaseWrapper.__init__#in_atomic_block
+        BaseDatabaseWrapper.__init__#queries_log BaseDatabaseWrapper.allow_thread_sharing
+        BaseDatabaseWrapper.close_if_unusable_or_obsolete
+        BaseDatabaseWrapper.init_connection_state
     """,
     "django.dispatch.dispatcher": """
         NO_RECEIVERS Signal.__init__#sender_receivers_cache Signal._live_receivers
@@ -64,6 +68,7 @@ NAMES = {
     "django.utils.functional": """
         LazyObject.__init__#_wrapped SimpleLazyObject.__init__#_setupfunc empty
     """,
+    "django.utils.log": "log_response#_has_been_logged",
     "django.utils.translation.trans_real": "_translations translation",
 }
 

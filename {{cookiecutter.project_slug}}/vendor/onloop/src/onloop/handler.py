@@ -38,7 +38,7 @@ from onloop import outcome
 from onloop._compat import defined_in
 from onloop.inlining import InliningHandler
 from onloop.outcome import Delivery, DisconnectWatcher, RequestEnd, Send
-from onloop.threads import RequestThread, ThreadPool
+from onloop.threads import LIMIT, SHUTDOWN, NoThread, RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
@@ -68,7 +68,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
     # Not in __init__(), which the handler of runserver's static files does without.
     @cached_property
     def threads(self) -> ThreadPool:
-        return ThreadPool()
+        return ThreadPool(getattr(settings, "REQUEST_THREADS", LIMIT))
+
+    @cached_property
+    def closing_threads(self) -> ThreadPool:
+        """One, for responses to close while requests have all others."""
+        return ThreadPool(1, wait_seconds=None)
 
     @cached_property
     def pending_closes(self) -> set[asyncio.Future[None]]:
@@ -125,9 +130,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def shutdown(self) -> None:
         await self.end_requests()
-        if self.pending_closes:
-            await asyncio.wait(self.pending_closes, timeout=5)
-        await self.threads.shutdown()
+        ending = [
+            *self.pending_closes,
+            asyncio.ensure_future(self.threads.shutdown()),
+            asyncio.ensure_future(self.closing_threads.shutdown()),
+        ]
+        await asyncio.wait(ending, timeout=SHUTDOWN)
         # Last, for it writes what was logged until now.
         await onloop_logging.stop()
 
@@ -155,10 +163,16 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             delivery.upload = time.perf_counter() - start
             with closing(body), self.threads.thread() as thread:
                 set_script_prefix(asgi.get_script_prefix(scope))
+                refusal = None
                 if not only_django_listens(request_started, type(self)):
-                    await self.send_started(scope)
+                    try:
+                        await self.send_started(scope)
+                    except NoThread as exc:
+                        refusal = exc
                 response: Any
                 request, response = self.create_request(scope, body)
+                if request is not None and refusal is not None:
+                    vars(request)["refusal"] = refusal
                 listen = partial(self.listen_for_disconnect, receive)
                 completed = False
                 reached_middleware = True
@@ -167,6 +181,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                         if request is not None:
                             response = await self.run_get_response(request)
                         if response.streaming:
+                            thread.start_stream()
                             await self.send_stream(response, observed_send)
                         else:
                             await self.send_response(response, observed_send)
@@ -255,9 +270,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             if not isinstance(owner, HttpRequest):
                 needs_thread = True
         if needs_thread or self.close_needs_thread(request, response):
-            close_task = asyncio.ensure_future(
-                sync_to_async(self.close_response)(response)
-            )
+            close_task = asyncio.ensure_future(self.close_in_thread(thread, response))
             self.pending_closes.add(close_task)
             close_task.add_done_callback(self.pending_closes.discard)
             # Shielded, since a server may cancel a request more than once.
@@ -265,6 +278,21 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         else:
             response.close()
         set_urlconf(None)
+
+    async def close_in_thread(
+        self, thread: RequestThread, response: HttpResponseBase
+    ) -> None:
+        close = sync_to_async(self.close_response)
+        try:
+            if thread.inside_async_to_sync or thread.acquire():
+                await close(response)
+            else:
+                # It neither waits for those that run nor is it refused.
+                with self.closing_threads.thread():
+                    await close(response)
+        except NoThread:
+            # None can be started.
+            response.close()
 
     def close_response(self, response: HttpResponseBase) -> None:
         response.close()
@@ -305,10 +333,9 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             return await super().get_response_async(request)
         # Differs from Django's in that it may log without a thread.
         set_urlconf(settings.ROOT_URLCONF)
-        chain: Any = self._middleware_chain  # type: ignore[attr-defined]
-        response = await chain(request)
+        response = await self._middleware_chain(request)
         response._resource_closers.append(request.close)
-        if response.status_code >= 400:
+        if response.status_code >= 400 and not hasattr(response, "_has_been_logged"):
             message = ("%s: %s", response.reason_phrase, request.path)
             log = partial(log_response, *message, response=response, request=request)
             if onloop_logging.never_blocks("django.request"):
@@ -316,6 +343,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             else:
                 await sync_to_async(log, thread_sensitive=False)()
         return response
+
+    def resolve_request(self, request: HttpRequest) -> Any:
+        # Within the middlewares, which are to see the response.
+        if refusal := vars(request).get("refusal"):
+            raise refusal
+        return super().resolve_request(request)
 
 
 async def receive_disconnect(receive: Receive) -> Mapping[str, Any]:

@@ -13,9 +13,9 @@ RemoteUserMiddleware is asynchronous by itself.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from inspect import iscoroutinefunction
-from types import FunctionType, MethodType, SimpleNamespace
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from asgiref.sync import sync_to_async
@@ -26,14 +26,16 @@ from django.contrib.sessions.backends.signed_cookies import (
 )
 from django.core.handlers import exception
 from django.core.handlers.base import BaseHandler
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils import deprecation
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.functional import SimpleLazyObject, empty
+from django.utils.log import log_response
 from django.utils.translation import trans_real
 
+from onloop import threads
 from onloop._chain import is_called_by_mixin
 from onloop._compat import defined_in
 
@@ -343,12 +345,56 @@ async def response_of(
     if not around:
         raise exc
     try:
-        convert = sync_to_async(
-            exception.response_for_exception, thread_sensitive=False
-        )
         return await convert(request, exc), around
     except Exception as another:  # noqa: BLE001
         return await response_of(request, another, around - 1)
+
+
+async def convert(request: HttpRequest, exc: Exception) -> Any:
+    if isinstance(exc, threads.NoThread):
+        return refuse(request, exc)
+    make_response = sync_to_async(
+        exception.response_for_exception, thread_sensitive=False
+    )
+    return await make_response(request, exc)
+
+
+def refuse(request: HttpRequest, exc: threads.NoThread) -> HttpResponse:
+    """On the loop: that there is no thread is the reason."""
+    response = HttpResponse(
+        "Service Unavailable",
+        status=503,
+        content_type="text/plain",
+        headers={"Retry-After": "10"},
+    )
+    log_response(
+        "%s: %s",
+        exc,
+        request.path,
+        response=response,
+        request=request,
+        logger=threads.logger,
+        level="warning",
+    )
+    return response
+
+
+def convert_exceptions(
+    get_response: Callable[..., Awaitable[Any]],
+) -> Callable[..., Awaitable[Any]]:
+    """As Django's convert_exception_to_response(), which does not know NoThread."""
+
+    @wraps(get_response)
+    async def inner(request: HttpRequest) -> Any:
+        try:
+            return await get_response(request)
+        except Exception as exc:  # noqa: BLE001
+            return await convert(request, exc)
+
+    return inner
+
+
+CONVERT_CODE = convert_exceptions(_nothing).__code__
 
 
 def load_catalogs() -> None:
@@ -360,10 +406,15 @@ def load_catalogs() -> None:
 
 
 class InliningHandler(BaseHandler):
+    _middleware_chain: Any
+
     def load_middleware(self, is_async: bool = False) -> None:
         # Outermost first: process_abort() of those that have one.
         self.abort_hooks: list[Callable[..., None]] = []
         super().load_middleware(is_async)
+        if is_async and not is_code(self._middleware_chain, RUN_CODE, CONVERT_CODE):
+            # The outermost middleware is synchronous, or instrumented.
+            self._middleware_chain = convert_exceptions(self._middleware_chain)
 
     def adapt_method_mode(
         self,
@@ -376,6 +427,8 @@ class InliningHandler(BaseHandler):
         """Django calls it with each link of the chain before it makes the next one."""
         if method_is_async:
             link = method
+            if is_code(link, CONVERTS_EXCEPTIONS):
+                method = convert_exceptions(link.__wrapped__)
             for middleware in middlewares_of(link):
                 if hooks := hooks_of(type(middleware)):
                     if hooks.process_request is catalogs_loaded:
@@ -401,6 +454,11 @@ class InliningHandler(BaseHandler):
         return super().adapt_method_mode(
             is_async, method, method_is_async, *args, **kwargs
         )
+
+
+def is_code(function: object, *codes: CodeType) -> bool:
+    """Whether it is a function of this code, and nobody's wrapper around it."""
+    return type(function) is FunctionType and function.__code__ in codes
 
 
 def middlewares_of(link: Any) -> Iterator[Any]:

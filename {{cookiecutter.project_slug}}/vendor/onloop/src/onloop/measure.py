@@ -21,11 +21,12 @@ from django.core.handlers.exception import convert_exception_to_response
 
 from onloop._chain import inspect_chain
 from onloop.handler import ASGIHandler
-from onloop.inlining import CONVERTS_EXCEPTIONS, RUN_CODE
+from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
 # By which name the code around a middleware knows it; its own methods say "self".
 NAMES = {
     CONVERTS_EXCEPTIONS: "get_response",
+    CONVERT_CODE: "get_response",
     convert_exception_to_response(lambda request: None).__code__: "get_response",  # type: ignore
     RUN_CODE: "middleware",
 }

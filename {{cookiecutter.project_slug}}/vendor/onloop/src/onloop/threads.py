@@ -2,33 +2,69 @@
 
 Stock Django starts a thread, and opens a database connection in it, for every request
 that makes a synchronous call. Here a request acquires a thread that already has its
-connection, so persistent connections persist.
+connection, so persistent connections persist; when REQUEST_THREADS of them are taken,
+it waits for one.
 """
 
 import asyncio
 import atexit
 import logging
+import math
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context, Token
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Self
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
-from django.db import close_old_connections, connections, reset_queries
+from django.conf import settings
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 logger = logging.getLogger("onloop.threads")
 
-# As many as asyncio's own default executor may have. Each can hold an open database
-# connection, so a server's limit divides by this and the workers.
-MAX_IDLE = 32
+# Of REQUEST_THREADS. Each can hold an open database connection, so a server's limit
+# divides by this and the workers.
+LIMIT = 40
+# Seconds that a request waits for a thread.
+WAIT = 10.0
+# Seconds that threads have to come to their end with the server, and with the process.
+SHUTDOWN = 0.3
+# Seconds between two warnings that streams hold threads.
+WARNING_INTERVAL = 60
+
+
+class NoThread(Exception):
+    """The request got no thread; it is answered with 503."""
+
+
+@contextmanager
+def borrow() -> Iterator[None]:
+    """Give the request's thread back to the others when the block ends.
+
+    For streams and other code that needs the database now and then. Whatever else the
+    request did in its thread, it is given back unless a call still runs in it or a
+    transaction is open; the next call acquires another. Cursors, and iterators over
+    them, must not leave the block. Without onloop's handler it does nothing.
+    """
+    context = SyncToAsync.thread_sensitive_context.get(None)
+    executor = context and SyncToAsync.context_to_thread_executor.get(context)
+    if not isinstance(executor, RequestThread):
+        yield
+        return
+    executor.borrows += 1
+    try:
+        yield
+    finally:
+        executor.borrows -= 1
+        executor.give_back()
 
 
 class Worker:
@@ -39,38 +75,85 @@ class Worker:
 
     # No call of its request was made yet.
     needs_reset = False
-    # Of its connections, when its last call ended.
-    has_obsolete_connections = False
-    is_in_transaction = False
+    # Of its connections, when its last call ended: whether there is something to close
+    # or to reset, whether something was begun and not ended, and when one gets too old.
+    needs_cleaning = False
+    is_unfinished = False
+    close_at = math.inf
 
-    def __init__(self) -> None:
+    def __init__(self, pool: "ThreadPool") -> None:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = calls.put
+        self.resets_connections = pool.resets_connections
         # A daemon, or the interpreter would wait for it before it asks join_all().
-        thread = Thread(target=work, args=(calls,), name="request", daemon=True)
+        self.thread = Thread(
+            target=work, args=(calls, ref(self), ref(pool)), name="request", daemon=True
+        )
         # In no request's context: Sentry would give each later request's records in
         # this thread the user of the first.
-        Context().run(thread.start)
-        workers[thread] = self.put
+        Context().run(self.thread.start)
+        workers[self.thread] = self.put
 
     def __del__(self) -> None:
         self.put(None)
 
     def look_at_connections(self) -> None:
         """Called in the thread."""
-        self.has_obsolete_connections = has_obsolete_connections()
-        self.is_in_transaction = self.has_obsolete_connections and any(
-            connection.in_atomic_block for connection in own_connections()
-        )
+        self.needs_cleaning = self.is_unfinished = False
+        self.close_at = math.inf
+        for connection in own_connections():
+            if is_unfinished(connection):
+                self.needs_cleaning = self.is_unfinished = True
+            elif connection.connection is not None:
+                if self.resets_connections or connection.errors_occurred:
+                    self.needs_cleaning = True
+                if connection.close_at is not None:
+                    self.close_at = min(self.close_at, connection.close_at)
+        if self.close_at <= time.monotonic():
+            self.needs_cleaning = True
+
+    def clean_connections(self) -> None:
+        """Called in the thread, when its request is over."""
+        for connection in own_connections():
+            try:
+                clean(connection, self.resets_connections)
+            except Exception:
+                logger.exception("A connection could not be cleaned, and is given up")
+                give_up(connection)
+        self.look_at_connections()
 
 
-def work(calls: SimpleQueue[Callable[[], object] | None]) -> None:
-    while (call := calls.get()) is not None:
+def work(
+    calls: SimpleQueue[Callable[[], object] | None],
+    worker: "ref[Worker]",
+    pool: "ref[ThreadPool]",
+) -> None:
+    while True:
+        try:
+            call = calls.get(timeout=seconds_until_too_old(worker()))
+        except Empty:
+            close_too_old(worker(), pool())
+            continue
+        if call is None:
+            return
         try:
             call()
         except Exception:
             logger.exception("A call in a thread of a request failed")
         del call
+
+
+def seconds_until_too_old(worker: Worker | None) -> float | None:
+    if worker is None or worker.close_at == math.inf:
+        return None
+    return max(0, worker.close_at - time.monotonic())
+
+
+def close_too_old(worker: Worker | None, pool: "ThreadPool | None") -> None:
+    if worker is not None and pool is not None:
+        # Looked at again after the next call, if it is not idle.
+        worker.close_at = math.inf
+        pool.clean_idle(worker)
 
 
 workers: WeakKeyDictionary[Thread, Callable[[None], None]] = WeakKeyDictionary()
@@ -82,49 +165,114 @@ def join_all() -> None:
     ending = list(workers.items())
     for _, put in ending:
         put(None)
+    deadline = time.monotonic() + SHUTDOWN
     for thread, _ in ending:
-        thread.join()
+        thread.join(max(0, deadline - time.monotonic()))
 
 
 class ThreadPool:
-    def __init__(self, max_idle: int = MAX_IDLE) -> None:
-        self.max_idle = max_idle
-        self._idle: deque[Worker] = deque()
+    """At most ``limit`` threads; further requests wait for one, in order.
+
+    For ``wait_seconds`` each, or as long as it takes.
+    """
+
+    def __init__(self, limit: int = LIMIT, wait_seconds: float | None = WAIT) -> None:
+        self.limit = limit
+        self.wait_seconds = wait_seconds
+        self.resets_connections = getattr(settings, "REQUEST_CONNECTION_RESET", False)
+        # Of its threads and the waiting requests: threads change them too.
         self._lock = Lock()
+        self._workers: set[Worker] = set()
+        self._idle: deque[Worker] = deque()
+        self._waiting: OrderedDict[RequestThread, None] = OrderedDict()
         self._closed = False
+        self.streams: set[RequestThread] = set()
+        self._next_warning = 0.0
+        watch_wrappers()
 
     def thread(self) -> "RequestThread":
         return RequestThread(self)
 
-    def acquire(self) -> Worker:
-        try:
-            # The thread last used is the likeliest to have a live connection.
-            worker = self._idle.pop()
-        except IndexError:
-            worker = Worker()
+    def acquire(self, waiter: "RequestThread | None" = None) -> Worker | None:
+        """None if all are taken; then the waiter is handed the next one."""
+        with self._lock:
+            if self._idle:
+                # The thread last used is the likeliest to have a live connection.
+                worker = self._idle.pop()
+            elif len(self._workers) < self.limit:
+                try:
+                    worker = Worker(self)
+                except RuntimeError as exc:
+                    raise NoThread(f"No thread for a request: {exc}") from exc
+                self._workers.add(worker)
+            else:
+                if waiter is not None:
+                    self._waiting[waiter] = None
+                return None
         worker.needs_reset = True
         return worker
 
+    def leave(self, waiter: "RequestThread") -> bool:
+        """Whether it still waited."""
+        with self._lock:
+            return self._waiting.pop(waiter, self) is None
+
     def release(self, worker: Worker, busy: bool) -> None:
-        if busy:
-            # A cancelled request left a call running, which nobody should await.
-            worker.put(partial(self.release, worker, busy=False))
-            return
-        if not worker.is_in_transaction:
-            if worker.has_obsolete_connections:
-                # In the thread's own queue, so before any call of its next request.
-                worker.put(close_old_connections)
+        if busy or worker.needs_cleaning:
+            # Busy with a call of a cancelled request, which nobody should await. It is
+            # idle when it is done, for a database may not answer any more.
+            worker.put(partial(self._clean, worker))
+        else:
+            self.hand_on(worker)
+
+    def _clean(self, worker: Worker) -> None:
+        worker.clean_connections()
+        self.hand_on(worker)
+
+    def clean_idle(self, worker: Worker) -> None:
+        """Called in its thread, which a request may just have acquired."""
+        with self._lock:
+            if worker not in self._idle:
+                return
+            self._idle.remove(worker)
+        self._clean(worker)
+
+    def hand_on(self, worker: Worker) -> None:
+        """Called in a loop or in the thread."""
+        while True:
             with self._lock:
-                if not self._closed and len(self._idle) < self.max_idle:
-                    self._idle.append(worker)
-                    return
-        # Django gives up a connection that was closed within a transaction only
-        # together with its thread.
+                if not self._waiting:
+                    if not self._closed:
+                        self._idle.append(worker)
+                        return
+                    self._workers.discard(worker)
+                    break
+                waiter, _ = self._waiting.popitem(last=False)
+            # Nobody waits any more if the loop is closed.
+            with suppress(RuntimeError):
+                waiter.loop.call_soon_threadsafe(waiter.start, worker)
+                return
         worker.put(close_connections)
         worker.put(None)
 
+    def note_stream(self, thread: "RequestThread") -> None:
+        """Of a stream that holds a thread, and not only to borrow it."""
+        self.streams.add(thread)
+        now = time.monotonic()
+        if len(self.streams) * 2 > self.limit and now >= self._next_warning:
+            self._next_warning = now + WARNING_INTERVAL
+            logger.warning(
+                "Streams hold %d of %d threads (REQUEST_THREADS) until they end: let "
+                "them use the database within onloop.threads.borrow()",
+                len(self.streams),
+                self.limit,
+            )
+
     async def shutdown(self) -> None:
-        """Close idle threads now, and acquired ones when they are released."""
+        """Close idle threads now, and acquired ones when they are released.
+
+        What hangs is not waited for, neither now nor when the process ends.
+        """
         with self._lock:
             self._closed = True
             threads = list(self._idle)
@@ -134,18 +282,26 @@ class ThreadPool:
         for worker, future in zip(threads, closed, strict=True):
             resolve = partial(_resolve_future, future, None, None)
             worker.put(close_connections)
-            worker.put(partial(loop.call_soon_threadsafe, resolve))
+            worker.put(partial(call_in_loop, loop, resolve))
             worker.put(None)
-        await asyncio.gather(*closed)
+        try:
+            if closed:
+                await asyncio.wait(closed, timeout=SHUTDOWN)
+        finally:
+            for worker in self._workers:
+                workers.pop(worker.thread, None)
+            self._workers.difference_update(threads)
 
 
 class RequestThread(Executor):
     """Runs the thread-sensitive calls made in its ``with`` block.
 
-    It acquires a thread at the first call and releases it at the end of the block. A
-    task that outlives the block acquires another at its next call and keeps it until
-    the task ends.
+    It acquires a thread at the first call, waits for one if all are taken, and releases
+    it at the end of the block. A task that outlives the block acquires another at its
+    next call and keeps it until the task ends.
     """
+
+    loop: asyncio.AbstractEventLoop
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
@@ -155,6 +311,15 @@ class RequestThread(Executor):
         self._submitted = self._finished = 0
         self._exited = False
         self._outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
+        # Calls that wait for a thread.
+        self._pending: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        # It waited in vain, and should not do so again: Django asks for the thread once
+        # more to tell the middlewares of an exception.
+        self._refused = False
+        self._is_stream = False
+        # How many blocks of borrow() it is in.
+        self.borrows = 0
 
     def __enter__(self) -> Self:
         # ThreadSensitiveContext(executor=self) does the same, but refuses the calls of
@@ -177,15 +342,82 @@ class RequestThread(Executor):
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
         """For loop.run_in_executor(), which takes a future of the loop as it is."""
+        self.loop = asyncio.get_running_loop()
         if self._exited:
             self._keep_until_done(asyncio.current_task())
-        if self._worker is None:
-            self._worker = self._pool.acquire()
-        worker = self._worker
-        future = asyncio.get_running_loop().create_future()
-        self._submitted += 1
-        worker.put(partial(self._run, worker, future, partial(fn, *args, **kwargs)))
+        future = self.loop.create_future()
+        call = partial(fn, *args, **kwargs)
+        try:
+            if self.acquire(self):
+                self._put(future, call)
+            else:
+                self._wait(future, call)
+        except NoThread as exc:
+            future.set_exception(exc)
         return future
+
+    def acquire(self, waiter: "RequestThread | None" = None) -> bool:
+        """Whether it has a thread now; else the waiter will be handed one."""
+        if self._worker is None and not self._pending:
+            self._worker = self._pool.acquire(waiter)
+            self._note_stream()
+        return self._worker is not None
+
+    def _put(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        assert self._worker is not None
+        self._submitted += 1
+        self._worker.put(partial(self._run, self._worker, future, call))
+
+    def _wait(self, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
+        seconds = 0 if self._refused else self._pool.wait_seconds
+        if not self._pending and seconds is not None:
+            self._timer = self.loop.call_later(seconds, self._refuse)
+        self._pending.append((future, call))
+        future.add_done_callback(self._on_future_done)
+
+    def _on_future_done(self, future: asyncio.Future[Any]) -> None:
+        """The future was cancelled, or else it no longer is among those that wait."""
+        self._pending = [call for call in self._pending if not call[0].done()]
+        if not self._pending:
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return self._pool.leave(self)
+
+    def start(self, worker: Worker) -> None:
+        """Called in the loop when the pool hands on a thread."""
+        self._stop_waiting()
+        pending, self._pending = self._pending, []
+        pending = [call for call in pending if not call[0].done()]
+        if not pending:
+            # Cancelled, and perhaps it has another one since.
+            self._pool.hand_on(worker)
+            return
+        worker.needs_reset = True
+        self._worker = worker
+        self._refused = False
+        self._note_stream()
+        for call in pending:
+            self._put(*call)
+        if self._exited and not self._outliving_tasks:
+            self._release()
+
+    def _refuse(self) -> None:
+        if self._stop_waiting():
+            self._refused = True
+            pending, self._pending = self._pending, []
+            for future, _ in pending:
+                if not future.done():
+                    future.set_exception(
+                        NoThread(
+                            f"No thread for a request in {self._pool.wait_seconds:g} "
+                            f"seconds, all {self._pool.limit} (REQUEST_THREADS) are "
+                            "taken"
+                        )
+                    )
 
     def _run(
         self, worker: Worker, future: asyncio.Future[Any], call: Callable[[], Any]
@@ -195,9 +427,10 @@ class RequestThread(Executor):
             if not future.cancelled():
                 if worker.needs_reset:
                     worker.needs_reset = False
-                    # Django's receivers of request_started.
-                    reset_queries()
-                    close_old_connections()
+                    # As Django's receivers of request_started.
+                    for connection in own_connections():
+                        connection.queries_log.clear()
+                        connection.close_if_unusable_or_obsolete()
                 try:
                     result = call()
                 finally:
@@ -205,13 +438,10 @@ class RequestThread(Executor):
         except BaseException as exc:  # noqa: BLE001
             error = exc
         self._finished += 1
-        # Nobody waits any more if the loop is closed.
-        with suppress(RuntimeError):
-            future.get_loop().call_soon_threadsafe(
-                _resolve_future, future, result, error
-            )
+        resolve = partial(_resolve_future, future, result, error)
+        call_in_loop(future.get_loop(), resolve)
         # The one leads to this frame, and the other to the one.
-        del error, future
+        del error, future, resolve
 
     @property
     def running(self) -> bool:
@@ -223,10 +453,29 @@ class RequestThread(Executor):
         """Whether async_to_sync() takes the calls to its own thread, past this one."""
         return bool(getattr(AsyncToSync.executors, "current", None))
 
+    def start_stream(self) -> None:
+        self._is_stream = True
+        self._note_stream()
+
+    def _note_stream(self) -> None:
+        if self._is_stream and self._worker is not None and not self.borrows:
+            self._pool.note_stream(self)
+
+    def give_back(self) -> None:
+        """Release the thread if nothing runs and nothing is open in it."""
+        if (
+            self._worker is not None
+            and not self.running
+            and not self._worker.is_unfinished
+            and not self.borrows
+        ):
+            self._release()
+
     def _release(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             self._pool.release(worker, self.running)
+            self._pool.streams.discard(self)
 
     def _keep_until_done(self, task: asyncio.Task[Any] | None) -> None:
         tasks = self._outliving_tasks = self._outliving_tasks or WeakSet()
@@ -256,6 +505,12 @@ def _resolve_future(
         future.set_result(result)
 
 
+def call_in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    # Nobody waits any more if the loop is closed.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+
+
 def own_connections() -> Iterator[BaseDatabaseWrapper]:
     """Of this thread; a test may share its own with every thread."""
     for connection in connections.all(initialized_only=True):
@@ -268,16 +523,85 @@ def close_connections() -> None:
         connection.close()
 
 
-def has_obsolete_connections() -> bool:
-    """Whether close_old_connections() would find something: it asks for the same."""
-    now = time.monotonic()
-    return any(
-        connection.connection is not None
-        and (
-            connection.errors_occurred
-            or connection.in_atomic_block
-            or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
-            or (connection.close_at is not None and now >= connection.close_at)
-        )
-        for connection in connections.all(initialized_only=True)
+def is_unfinished(connection: BaseDatabaseWrapper) -> bool:
+    return bool(
+        connection.in_atomic_block
+        or (connection.connection is not None and not connection.autocommit)
+        or (connection.execute_wrappers and has_foreign_wrapper(connection))
     )
+
+
+def clean(connection: BaseDatabaseWrapper, resets: bool) -> None:
+    if connection.in_atomic_block or has_foreign_wrapper(connection):
+        give_up(connection)
+    elif connection.connection is not None:
+        if not connection.autocommit:
+            connection.rollback()
+        # As Django's receiver of request_finished.
+        connection.close_if_unusable_or_obsolete()
+        if resets and connection.connection is not None:
+            reset(connection)
+
+
+def reset(connection: Any) -> None:
+    is_pooled = getattr(connection, "pool", None)
+    if connection.vendor == "postgresql" and connection.autocommit and not is_pooled:
+        with connection.connection.cursor() as cursor:
+            cursor.execute("DISCARD ALL")
+        connection.init_connection_state()
+    else:
+        if is_pooled:
+            # Or it would be given back to the pool as it is.
+            connection.connection.close()
+        connection.close()
+
+
+def give_up(connection: BaseDatabaseWrapper) -> None:
+    """Close it, which rolls back, and let the thread's next query make another.
+
+    Django keeps a connection that is closed in a transaction closed until the
+    transaction is left, which nobody does any more.
+    """
+    # Or what was begun could still end in the connection of another request.
+    del connections[connection.alias]
+    with suppress(Exception):
+        connection.close()
+
+
+# The execute wrappers that receivers of connection_created put on each connection for
+# good, such as server_timing's. All others belong to a request.
+installed: WeakKeyDictionary[BaseDatabaseWrapper, list[Any]] = WeakKeyDictionary()
+
+
+def has_foreign_wrapper(connection: BaseDatabaseWrapper) -> bool:
+    known = installed.get(connection, ())
+    if all(wrapper in known for wrapper in connection.execute_wrappers):
+        return False
+    # Perhaps a receiver was connected later than ours.
+    watch_wrappers()
+    return True
+
+
+def watch_wrappers() -> None:
+    """Compare them before all other receivers of connection_created and after them."""
+    connection_created.disconnect(after_receivers)
+    connection_created.connect(after_receivers)
+    connection_created.disconnect(before_receivers)
+    connection_created.connect(before_receivers)
+    with connection_created.lock:
+        receivers = connection_created.receivers
+        receivers.insert(0, receivers.pop())
+
+
+def before_receivers(connection: Any, **kwargs: object) -> None:
+    connection.onloop_wrappers = list(connection.execute_wrappers)
+
+
+def after_receivers(connection: Any, **kwargs: object) -> None:
+    before = vars(connection).pop("onloop_wrappers", ())
+    known = installed.get(connection, ())
+    installed[connection] = [
+        wrapper
+        for wrapper in connection.execute_wrappers
+        if wrapper in known or wrapper not in before
+    ]
