@@ -151,6 +151,17 @@ async def test_queries_are_reset_before_the_first_call(
         await idle(pool, 1)
 
 
+@pytest.mark.django_db
+async def test_queries_of_a_test_that_shares_its_connection_are_kept(
+    handler: ASGIHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections["default"], "force_debug_cursor", True)
+    before = len(connection.queries_log)
+    for _ in range(2):
+        await fetch(handler, "/orm/")
+    assert len(connection.queries_log) == before + 2
+
+
 @pytest.mark.django_db(transaction=True)
 async def test_connection_that_persists_needs_nothing_at_the_end(
     handler: ASGIHandler, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ env = Environment(BASE_DIR / ".env", {
     "RESPONSE_HEADER": "{{ cookiecutter.__response_header }}",
     "RESPONSE_HEADER_WHEN": "{{ cookiecutter.header_condition }}",
     "SERVER_TIMING": "{{ cookiecutter.server_timing }}",
+    "REQUEST_THREADS": "40",
     "SECURE_HSTS_SECONDS": "0",
 })
 # fmt: on
@@ -51,6 +52,9 @@ RESPONSE_HEADER = env.header("RESPONSE_HEADER")
 RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", CONDITIONS)
 SERVER_TIMING = env.choice("SERVER_TIMING", ["debug", "always", "never"])
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
+REQUEST_THREADS = int(
+    env.matching("REQUEST_THREADS", "[1-9][0-9]{0,4}", "use a whole number, 1 or more")
+)
 # Last of what reads the environment. These two are in .env for compose.yaml.
 env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
 

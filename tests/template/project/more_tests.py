@@ -64,7 +64,14 @@ def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SERVER_TIMING", "yes"), ("REQUEST_TIMEOUT", "-1"), ("REQUEST_TIMEOUT", "nan")],
+    [
+        ("SERVER_TIMING", "yes"),
+        ("REQUEST_TIMEOUT", "-1"),
+        ("REQUEST_TIMEOUT", "nan"),
+        ("REQUEST_THREADS", "0"),
+        ("REQUEST_THREADS", "1.5"),
+        ("REQUEST_THREADS", "many"),
+    ],
 )
 def test_wrong_value_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from contextvars import Context, Token
@@ -226,8 +226,10 @@ class ThreadPool:
             self.hand_on(worker)
 
     def _clean(self, worker: Worker) -> None:
-        worker.clean_connections()
-        self.hand_on(worker)
+        try:
+            worker.clean_connections()
+        finally:
+            self.hand_on(worker)
 
     def clean_idle(self, worker: Worker) -> None:
         """Called in its thread, which a request may just have acquired."""
@@ -288,9 +290,10 @@ class ThreadPool:
             if closed:
                 await asyncio.wait(closed, timeout=SHUTDOWN)
         finally:
-            for worker in self._workers:
-                workers.pop(worker.thread, None)
-            self._workers.difference_update(threads)
+            with self._lock:
+                for worker in self._workers:
+                    workers.pop(worker.thread, None)
+                self._workers.difference_update(threads)
 
 
 class RequestThread(Executor):
@@ -302,24 +305,24 @@ class RequestThread(Executor):
     """
 
     loop: asyncio.AbstractEventLoop
+    _worker: Worker | None = None
+    _token: Token[ThreadSensitiveContext] | None = None
+    # The one is counted by the loop, the other by the thread.
+    _submitted = _finished = 0
+    _exited = False
+    _outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
+    # Calls that wait for a thread.
+    _pending: Sequence[tuple[asyncio.Future[Any], Callable[[], Any]]] = ()
+    _timer: asyncio.TimerHandle | None = None
+    # It waited in vain, and should not do so again: Django asks for the thread once more
+    # to tell the middlewares of an exception.
+    _refused = False
+    _is_stream = False
+    # How many blocks of borrow() it is in.
+    borrows = 0
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
-        self._worker: Worker | None = None
-        self._token: Token[ThreadSensitiveContext] | None = None
-        # The one is counted by the loop, the other by the thread.
-        self._submitted = self._finished = 0
-        self._exited = False
-        self._outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
-        # Calls that wait for a thread.
-        self._pending: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        # It waited in vain, and should not do so again: Django asks for the thread once
-        # more to tell the middlewares of an exception.
-        self._refused = False
-        self._is_stream = False
-        # How many blocks of borrow() it is in.
-        self.borrows = 0
 
     def __enter__(self) -> Self:
         # ThreadSensitiveContext(executor=self) does the same, but refuses the calls of
@@ -372,7 +375,7 @@ class RequestThread(Executor):
         seconds = 0 if self._refused else self._pool.wait_seconds
         if not self._pending and seconds is not None:
             self._timer = self.loop.call_later(seconds, self._refuse)
-        self._pending.append((future, call))
+        self._pending = [*self._pending, (future, call)]
         future.add_done_callback(self._on_future_done)
 
     def _on_future_done(self, future: asyncio.Future[Any]) -> None:
@@ -390,8 +393,8 @@ class RequestThread(Executor):
     def start(self, worker: Worker) -> None:
         """Called in the loop when the pool hands on a thread."""
         self._stop_waiting()
-        pending, self._pending = self._pending, []
-        pending = [call for call in pending if not call[0].done()]
+        pending = [call for call in self._pending if not call[0].done()]
+        self._pending = ()
         if not pending:
             # Cancelled, and perhaps it has another one since.
             self._pool.hand_on(worker)
@@ -408,7 +411,7 @@ class RequestThread(Executor):
     def _refuse(self) -> None:
         if self._stop_waiting():
             self._refused = True
-            pending, self._pending = self._pending, []
+            pending, self._pending = self._pending, ()
             for future, _ in pending:
                 if not future.done():
                     future.set_exception(
