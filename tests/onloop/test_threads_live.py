@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -23,14 +22,16 @@ Start = Callable[..., AbstractContextManager[Server]]
 @pytest.fixture
 def start(postgresql: PostgresServer, tmp_path: Path) -> Start:
     @contextmanager
-    def start(threads: int = 4, graceful: int = 1) -> Iterator[Server]:
+    def start(threads: int = 4) -> Iterator[Server]:
         settings = {
             "DATABASE_URL": postgresql.get_uri(),
             "REQUEST_THREADS": str(threads),
             "GATE": str(tmp_path / "gate"),
         }
-        command = [Path(sys.executable).with_name("uvicorn"), *APPLICATION]
-        command += ["--timeout-graceful-shutdown", str(graceful)]
+        command = [
+            *(sys.executable, "-m", "uvicorn", "tests.onloop.threads_asgi:application"),
+            *("--timeout-graceful-shutdown", "1"),
+        ]
         with serve(command, tmp_path / "log", ROOT, os.environ | settings) as server:
             yield server
 
@@ -40,9 +41,6 @@ def start(postgresql: PostgresServer, tmp_path: Path) -> Start:
         "(id serial PRIMARY KEY, app_label text, model text)"
     )
     return start
-
-
-APPLICATION = ["tests.onloop.threads_asgi:application"]
 
 
 @contextmanager
