@@ -304,7 +304,7 @@ async def test_thread_amid_a_transaction_or_a_call_is_not_given_back(
         started.set()
         gate.wait(10)
 
-    with pool.thread():
+    with pool.thread() as thread:
         with borrow():
             await sync_to_async(atomic.__enter__)()
         assert not pool._idle
@@ -312,9 +312,9 @@ async def test_thread_amid_a_transaction_or_a_call_is_not_given_back(
         with borrow():
             running = asyncio.create_task(sync_to_async(block)())
             await until(started.is_set)
-        assert not pool._idle
         gate.set()
         await running
+        assert thread._worker is not None
         with borrow():
             pass
         await idle(pool)
@@ -351,18 +351,20 @@ async def test_streams_that_hold_more_than_half_of_the_threads_are_warned_of(
 ) -> None:
     pool = ThreadPool(limit=4)
 
-    async def stream() -> None:
+    async def stream(holds: bool = True) -> None:
         thread = stack.enter_context(pool.thread())
         thread.start_stream()
         with borrow():
             await current()
         assert pool._idle
-        await current()
+        if holds:
+            await current()
 
     # Each within the one before, which does no harm.
     with ExitStack() as stack:
         await stream()
         await stream()
+        await stream(holds=False)
         assert caplog.text == ""
         await stream()
         await stream()

@@ -100,12 +100,24 @@ async def test_thread_handed_to_a_request_just_cancelled_goes_to_the_next(
         first = asyncio.create_task(call(pool, "first"))
         second = asyncio.create_task(call(pool, "second"))
         await waiting(pool, 2)
-    # In the same turn of the loop.
-    first.cancel()
+        first.cancel()
+        # Its call is cancelled in the turn in which the thread is released.
+        await asyncio.sleep(0)
+        assert len(pool._waiting) == 2
     with pytest.raises(asyncio.CancelledError):
         await first
     assert await second == "second"
     await until(lambda: len(pool._idle) == 1)
+
+
+async def test_thread_that_a_request_no_longer_needs_goes_to_the_others(
+    pool: ThreadPool,
+) -> None:
+    worker = pool.acquire()
+    assert worker is not None
+    with pool.thread() as thread:
+        thread.start(worker)
+        assert list(pool._idle) == [worker]
 
 
 async def test_task_that_outlives_a_request_waits_too(pool: ThreadPool) -> None:

@@ -368,9 +368,7 @@ def refuse(request: HttpRequest, exc: threads.NoThread) -> HttpResponse:
         headers={"Retry-After": "10"},
     )
     log_response(
-        "%s: %s",
-        exc,
-        request.path,
+        *("%s: %s", exc, request.path),
         response=response,
         request=request,
         logger=threads.logger,

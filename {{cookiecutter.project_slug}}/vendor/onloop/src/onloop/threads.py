@@ -203,7 +203,7 @@ class ThreadPool:
                 try:
                     worker = Worker(self)
                 except RuntimeError as exc:
-                    raise NoThread(f"No thread for a request: {exc}") from exc
+                    raise NoThread(f"No thread: {exc}") from exc
                 self._workers.add(worker)
             else:
                 if waiter is not None:
@@ -409,18 +409,16 @@ class RequestThread(Executor):
             self._release()
 
     def _refuse(self) -> None:
-        if self._stop_waiting():
-            self._refused = True
-            pending, self._pending = self._pending, ()
-            for future, _ in pending:
-                if not future.done():
-                    future.set_exception(
-                        NoThread(
-                            f"No thread for a request in {self._pool.wait_seconds:g} "
-                            f"seconds, all {self._pool.limit} (REQUEST_THREADS) are "
-                            "taken"
-                        )
-                    )
+        if not self._stop_waiting():
+            # It is being handed one.
+            return
+        self._refused = True
+        taken = f"all {self._pool.limit} (REQUEST_THREADS) are taken"
+        reason = f"No thread in {self._pool.wait_seconds:g} seconds, {taken}"
+        pending, self._pending = self._pending, ()
+        for future, _ in pending:
+            if not future.done():
+                future.set_exception(NoThread(reason))
 
     def _run(
         self, worker: Worker, future: asyncio.Future[Any], call: Callable[[], Any]
@@ -569,6 +567,8 @@ def give_up(connection: BaseDatabaseWrapper) -> None:
     del connections[connection.alias]
     with suppress(Exception):
         connection.close()
+    # Perhaps because of a receiver that was connected later than ours.
+    watch_wrappers()
 
 
 # The execute wrappers that receivers of connection_created put on each connection for
@@ -578,19 +578,14 @@ installed: WeakKeyDictionary[BaseDatabaseWrapper, list[Any]] = WeakKeyDictionary
 
 def has_foreign_wrapper(connection: BaseDatabaseWrapper) -> bool:
     known = installed.get(connection, ())
-    if all(wrapper in known for wrapper in connection.execute_wrappers):
-        return False
-    # Perhaps a receiver was connected later than ours.
-    watch_wrappers()
-    return True
+    return not all(wrapper in known for wrapper in connection.execute_wrappers)
 
 
 def watch_wrappers() -> None:
     """Compare them before all other receivers of connection_created and after them."""
-    connection_created.disconnect(after_receivers)
-    connection_created.connect(after_receivers)
-    connection_created.disconnect(before_receivers)
-    connection_created.connect(before_receivers)
+    for receiver in (after_receivers, before_receivers):
+        connection_created.disconnect(receiver)
+        connection_created.connect(receiver)
     with connection_created.lock:
         receivers = connection_created.receivers
         receivers.insert(0, receivers.pop())
