@@ -316,6 +316,18 @@ def test_end_of_the_process_waits_for_a_call_that_runs() -> None:
     assert done.stdout.split("\n") == ["main is over", "over", ""], done.stderr
 
 
+def test_end_of_the_process_does_not_wait_for_a_call_that_hangs() -> None:
+    code = EXIT.replace("threading.main_thread().join()", "time.sleep(1000)")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import time{code}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout.split("\n") == ["main is over", ""], done.stderr
+
+
 def use_and_record_close(closed: list[int]) -> int:
     connection.ensure_connection()
     close = connection.close
@@ -360,6 +372,17 @@ async def test_shutdown_that_is_cancelled_closes_every_thread(
     gate.set()
     await until(lambda: request_threads() <= before)
     assert caplog.text == ""
+
+
+async def test_shutdown_does_not_wait_for_a_thread_that_hangs(pool: ThreadPool) -> None:
+    with pool.thread():
+        await ident()
+    await idle(pool, 1)
+    gate = threading.Event()
+    pool._idle[0].put(lambda: gate.wait(1000))
+    async with asyncio.timeout(10):
+        await pool.shutdown()
+    gate.set()
 
 
 async def test_shutdown_ends_idle_threads(pool: ThreadPool) -> None:
