@@ -538,6 +538,10 @@ def clean(connection: BaseDatabaseWrapper, resets: bool) -> None:
     elif connection.connection is not None:
         if not connection.autocommit:
             connection.rollback()
+        if resets and getattr(connection, "pool", None):
+            # Django would give it back to the pool as it is.
+            connection.connection.close()
+            connection.close()
         # As Django's receiver of request_finished.
         connection.close_if_unusable_or_obsolete()
         if resets and connection.connection is not None:
@@ -545,15 +549,11 @@ def clean(connection: BaseDatabaseWrapper, resets: bool) -> None:
 
 
 def reset(connection: Any) -> None:
-    is_pooled = getattr(connection, "pool", None)
-    if connection.vendor == "postgresql" and connection.autocommit and not is_pooled:
+    if connection.vendor == "postgresql" and connection.autocommit:
         with connection.connection.cursor() as cursor:
             cursor.execute("DISCARD ALL")
         connection.init_connection_state()
     else:
-        if is_pooled:
-            # Or it would be given back to the pool as it is.
-            connection.connection.close()
         connection.close()
 
 
