@@ -503,7 +503,7 @@ def test_thread_carries_nothing_of_the_request_that_started_it(
     monkeypatch.setattr(threading.Thread, "start", start_in_context)
     context = contextvars.copy_context()
     context.run(views.colour.set, "red")
-    worker = context.run(Worker)
+    worker = context.run(Worker, ThreadPool())
     seen: SimpleQueue[str] = SimpleQueue()
     worker.put(lambda: seen.put(views.colour.get()))
     assert seen.get(timeout=10) == "none"
