@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from traceback import TracebackException
 from types import CodeType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any
 
@@ -87,6 +88,7 @@ PYTHONS = {
     *(name for kind in (object, type, FunctionType, MethodType) for name in dir(kind)),
     *(name for kind in (ModuleType, CodeType, TracebackType) for name in dir(kind)),
     *dir(RequestEnd),
+    *dir(TracebackException(Exception, Exception(), None)),
     *dir(sys),
     *("__wrapped__", "__getitem__", "__path__", "__file__"),
 }

@@ -112,8 +112,6 @@ async def test_execute_wrapper_that_is_installed_for_good_stays(late: bool) -> N
     if not late:
         pool = ThreadPool(limit=1)
     try:
-        # A receiver that is connected while the server runs costs a connection.
-        await request(pool, query)
         made = await request(pool, driver_connection)
         for _ in range(3):
             assert await request(pool, query, driver_connection) is made

@@ -323,10 +323,16 @@ def told(tool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
 
 
 @pytest.mark.parametrize("kind", STATUS)
-def test_tool_tells_what_it_tells_under_stock_django(told: Told, kind: str) -> None:
+def test_tool_tells_what_it_tells_under_stock_django(
+    told: Told, tool: str, kind: str
+) -> None:
     for number in NUMBERS:
         onloop = sorted(told[trace_id("onloop", kind, number)], key=str)
-        assert onloop == sorted(told[trace_id("stock", kind, number)], key=str)
+        stock = told[trace_id("stock", kind, number)]
+        if (tool, kind) == ("ddtrace", "stream"):
+            # Stock Django ends a stream when ddtrace has closed the trace.
+            stock = [*stock, ("line", f"the end of /stream/{number}")]
+        assert onloop == sorted(stock, key=str)
 
 
 @pytest.mark.parametrize("kind", STATUS)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from asgiref.sync import markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.signals import request_started
@@ -344,16 +345,15 @@ async def test_last_message_is_sent_in_the_context_that_the_request_began_in(
 
 
 @pytest.mark.parametrize("path", ["/ok/", "/stream/success/"])
-async def test_client_that_leaves_amid_the_last_message_is_disconnected(
+async def test_client_that_leaves_amid_the_last_message_had_it_handed_to_its_server(
     handler: ASGIHandler, path: str
 ) -> None:
     conversation = Stalled(path)
     task = conversation.start(handler)
     await outcomes.arrived.wait()
-    assert not outcomes.ends
     conversation.leave()
     await task
-    assert status_and_outcome() == (200, "disconnected")
+    assert status_and_outcome() == (200, "completed")
     assert outcomes.events[-1] == "no longer sent"
 
 
@@ -367,13 +367,50 @@ async def test_response_is_told_as_made_before_it_is_sent(handler: ASGIHandler) 
     assert the_end().ended < before
 
 
-async def test_observer_that_raises_costs_no_signal(
-    handler: ASGIHandler, settings: Any, finished: list[str]
+@pytest.mark.parametrize("path", ["/ok/", "/stream/success/"])
+async def test_observer_that_raises_hides_nothing(
+    settings: Any,
+    finished: list[str],
+    caplog: pytest.LogCaptureFixture,
+    path: str,
 ) -> None:
     settings.MIDDLEWARE = [f"{__name__}.raising_observer"]
-    with pytest.raises(ArithmeticError):
-        await fetch(ASGIHandler(), "/ok/")
+    assert (await fetch(ASGIHandler(), path)).status == 200
     assert len(finished) == 1
+    assert "ArithmeticError: on purpose" in caplog.text
+
+
+async def test_observer_that_raises_hides_no_cancellation(settings: Any) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.raising_observer"]
+    task = Conversation("/wait/").start(ASGIHandler())
+    await outcomes.arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_each_is_told_of_a_request_without_a_body(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.RaisingAbort", *settings.MIDDLEWARE]
+    await abort(ASGIHandler())
+    assert status_and_outcome() == (499, "disconnected")
+    assert "ArithmeticError: on purpose" in caplog.text
+
+
+class RaisingAbort:
+    sync_capable = False
+    async_capable = True
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: HttpRequest) -> Any:
+        return await self.get_response(request)
+
+    def process_abort(self, *args: Any) -> None:
+        raise ArithmeticError("on purpose")
 
 
 @async_only_middleware

@@ -31,7 +31,7 @@ NAMES = {
     "django.core.handlers.base": """
         BaseHandler.adapt_method_mode BaseHandler.get_response_async#_middleware_chain
         BaseHandler.get_response_async#_resource_closers BaseHandler.resolve_request
-        BaseHandler._get_response_async reset_urlconf
+        reset_urlconf
     """,
     "django.core.handlers.exception": """
         convert_exception_to_response response_for_exception
@@ -49,7 +49,7 @@ NAMES = {
         BaseDatabaseWrapper.__init__#execute_wrappers
         BaseDatabaseWrapper.__init__#in_atomic_block
         BaseDatabaseWrapper.__init__#queries_log BaseDatabaseWrapper.allow_thread_sharing
-        BaseDatabaseWrapper.close_if_unusable_or_obsolete
+        BaseDatabaseWrapper.close_if_unusable_or_obsolete BaseDatabaseWrapper.connect
         BaseDatabaseWrapper.init_connection_state
     """,
     "django.dispatch.dispatcher": """

@@ -21,7 +21,6 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers import asgi, base
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.handlers.asgi import ASGIRequest
-from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished, request_started
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
@@ -37,7 +36,7 @@ from onloop import logging as onloop_logging
 from onloop import outcome
 from onloop._compat import defined_in
 from onloop.inlining import InliningHandler
-from onloop.outcome import Delivery, DisconnectWatcher, RequestEnd, Send
+from onloop.outcome import Delivery, DisconnectWatcher, LateBody, RequestEnd, Send
 from onloop.threads import LIMIT, SHUTDOWN, NoThread, RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -49,12 +48,10 @@ END_TIMEOUT = 0.5
 EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
 # ThreadPool does the work of the database's receivers in each thread; finish() that of
 # the others.
-DJANGOS_RECEIVERS = {
-    reset_queries,
-    close_old_connections,
-    base.reset_urlconf,
-    close_caches,
-}
+DJANGOS_RECEIVERS = [
+    *(reset_queries, close_old_connections),
+    *(base.reset_urlconf, close_caches),
+]
 
 # Instrumentations such as Sentry's replace these, perhaps before this is imported; then
 # Django's way is taken, in which theirs is.
@@ -158,21 +155,19 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             try:
                 body = await self.read_body(receive)
             except TimeoutError:
-                body, delivery.upload_timed_out = BytesIO(), True
+                body = BytesIO()
+                delivery.refusal = self.late_body(scope)
                 receive = partial(receive_disconnect, receive)
             delivery.upload = time.perf_counter() - start
             with closing(body), self.threads.thread() as thread:
                 set_script_prefix(asgi.get_script_prefix(scope))
-                refusal = None
                 if not only_django_listens(request_started, type(self)):
                     try:
-                        await self.send_started(scope)
+                        await request_started.asend(sender=type(self), scope=scope)
                     except NoThread as exc:
-                        refusal = exc
+                        delivery.refusal = exc
                 response: Any
                 request, response = self.create_request(scope, body)
-                if request is not None and refusal is not None:
-                    vars(request)["refusal"] = refusal
                 listen = partial(self.listen_for_disconnect, receive)
                 completed = False
                 reached_middleware = True
@@ -209,7 +204,10 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         request, _ = self.create_request(scope, BytesIO())
         if request is not None:
             for hook in self.abort_hooks:
-                hook(request, start, end)
+                try:
+                    hook(request, start, end)
+                except Exception:
+                    logger.exception("process_abort() failed")
 
     async def read_body(self, receive: Receive) -> Any:
         if self.request_timeout is None:
@@ -228,22 +226,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
         return await super().read_body(replayed)
 
-    def load_middleware(self, is_async: bool = False) -> None:
-        if self.request_timeout is not None:
-            # The innermost of the chain.
-            self._get_response_async: Any = self.get_response_in_time
-        super().load_middleware(is_async)
-
-    async def get_response_in_time(self, request: Any) -> Any:
-        if not request.scope[outcome.SCOPE_KEY].upload_timed_out:
-            get_response: Any = BaseHandler._get_response_async  # type: ignore[attr-defined]
-            return await get_response(self, request)
-        message = f"No complete request within {self.request_timeout:g} seconds.\n"
-        response = HttpResponse(message, status=504, content_type="text/plain")
-        if request.scope["http_version"].startswith("1"):
+    def late_body(self, scope: Mapping[str, Any]) -> LateBody:
+        late = LateBody(f"No whole request within {self.request_timeout:g} seconds")
+        if scope["http_version"].startswith("1"):
             # Or the server would take the rest of the body all the same.
-            response.headers["Connection"] = "close"
-        return response
+            late.headers = {"Connection": "close"}
+        return late
 
     async def finish(
         self,
@@ -310,14 +298,6 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             or (self.caches_need_close and caches.all(initialized_only=True))
         )
 
-    async def send_started(self, scope: Mapping[str, Any]) -> None:
-        blocking, others = receivers(request_started, type(self))
-        if blocking:
-            await request_started.asend(sender=type(self), scope=scope)
-        else:
-            for receiver in others:
-                await receiver(signal=request_started, sender=type(self), scope=scope)
-
     async def send_stream(self, response: HttpResponseBase, send: Send) -> None:
         try:
             await self.send_response(response, send)
@@ -344,10 +324,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 await sync_to_async(log, thread_sensitive=False)()
         return response
 
-    def resolve_request(self, request: HttpRequest) -> Any:
+    def resolve_request(self, request: Any) -> Any:
         # Within the middlewares, which are to see the response.
-        if refusal := vars(request).get("refusal"):
-            raise refusal
+        delivery = outcome.delivery_of(request)
+        if delivery is not None and delivery.refusal is not None:
+            raise delivery.refusal
         return super().resolve_request(request)
 
 
@@ -363,21 +344,12 @@ def only_django_listens(signal: Signal, sender: type) -> bool:
     if cache.get(sender) is NO_RECEIVERS:
         return True
     before = signal.receivers.copy()
-    blocking, others = receivers(signal, sender)
-    if blocking or others:
+    synchronous, asynchronous = signal._live_receivers(sender)
+    # Sentry wraps each, also Django's.
+    if asynchronous or any(unwrap(r) not in DJANGOS_RECEIVERS for r in synchronous):
         return False
     with signal.lock:
         # connect() and disconnect() clear it.
         if signal.receivers == before:
             cache[sender] = NO_RECEIVERS
     return True
-
-
-def receivers(
-    signal: Signal, sender: type
-) -> tuple[list[Callable[..., Any]], list[Callable[..., Awaitable[Any]]]]:
-    """The synchronous receivers that are not Django's, and the asynchronous."""
-    synchronous, asynchronous = signal._live_receivers(sender)
-    # Sentry wraps each, also Django's.
-    others = [r for r in synchronous if unwrap(r) not in DJANGOS_RECEIVERS]
-    return others, asynchronous

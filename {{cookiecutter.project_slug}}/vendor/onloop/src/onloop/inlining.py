@@ -35,9 +35,9 @@ from django.utils.functional import SimpleLazyObject, empty
 from django.utils.log import log_response
 from django.utils.translation import trans_real
 
-from onloop import threads
 from onloop._chain import is_called_by_mixin
 from onloop._compat import defined_in
+from onloop.outcome import Refusal
 
 # Compressing or hashing this many bytes takes about as long as a thread hop.
 MAX_INLINE_BYTES = 4096
@@ -351,7 +351,7 @@ async def response_of(
 
 
 async def convert(request: HttpRequest, exc: Exception) -> Any:
-    if isinstance(exc, threads.NoThread):
+    if isinstance(exc, Refusal):
         return refuse(request, exc)
     make_response = sync_to_async(
         exception.response_for_exception, thread_sensitive=False
@@ -359,19 +359,16 @@ async def convert(request: HttpRequest, exc: Exception) -> Any:
     return await make_response(request, exc)
 
 
-def refuse(request: HttpRequest, exc: threads.NoThread) -> HttpResponse:
-    """On the loop: that there is no thread is the reason."""
+def refuse(request: HttpRequest, exc: Refusal) -> HttpResponse:
+    """On the loop: that there is no thread may be the reason."""
     response = HttpResponse(
-        "Service Unavailable",
-        status=503,
-        content_type="text/plain",
-        headers={"Retry-After": "10"},
+        status=exc.status, content_type="text/plain", headers=exc.headers
     )
+    response.content = f"{response.reason_phrase}\n"
     log_response(
         *("%s: %s", exc, request.path),
         response=response,
         request=request,
-        logger=threads.logger,
         level="warning",
     )
     return response
@@ -380,7 +377,7 @@ def refuse(request: HttpRequest, exc: threads.NoThread) -> HttpResponse:
 def convert_exceptions(
     get_response: Callable[..., Awaitable[Any]],
 ) -> Callable[..., Awaitable[Any]]:
-    """As Django's convert_exception_to_response(), which does not know NoThread."""
+    """As Django's convert_exception_to_response(), which knows no Refusal."""
 
     @wraps(get_response)
     async def inner(request: HttpRequest) -> Any:

@@ -1,6 +1,7 @@
 """How a request ended: the only code that decides it."""
 
 import asyncio
+import logging
 import time
 import types
 from collections.abc import (
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple, Self
 from django.core.exceptions import RequestAborted
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+
+logger = logging.getLogger("onloop.outcome")
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
@@ -45,12 +48,24 @@ class RequestEnd(NamedTuple):
     first_byte: float | None = None
 
 
+class Refusal(Exception):
+    """The handler refuses the request; it is answered with this status and headers."""
+
+    status = 503
+    headers: Mapping[str, str] = {}
+
+
+class LateBody(Refusal):
+    status = 504
+
+
 class Delivery:
     """What the handler knows of a request, and whom it tells of the end."""
 
     # Seconds until the body had arrived, or REQUEST_TIMEOUT was over.
     upload = 0.0
-    upload_timed_out = False
+    # What the innermost of the middleware chain is to raise.
+    refusal: Refusal | None = None
     client_disconnected = False
     # The server accepted status and headers; and all of the response.
     started = finished = False
@@ -91,7 +106,7 @@ class Delivery:
         return "disconnected" if self.client_disconnected else "cancelled"
 
     def close(self) -> None:
-        """Tell the observers, in the task and the context of the request."""
+        """Tell the observers, each in the context in which its block ended."""
         self.over = True
         if not self.finished:
             task = asyncio.current_task()
@@ -99,7 +114,7 @@ class Delivery:
             self.failed = not cut_short
         observers, self.observers = self.observers, ()
         for observer in observers:
-            observer.tell()
+            observer.context.run(observer.tell)
 
     def abandon(self) -> None:
         """Tell the observers of a request that does not come to its end."""
@@ -113,9 +128,22 @@ class Delivery:
                 return self._send_part(send, message)
             if message["type"] == "http.response.start":
                 return self._send_start(send, message)
+            self._tell_before_last(message)
             return send_last(send, message, context)
 
         return observed_send
+
+    def _tell_before_last(self, message: Mapping[str, Any]) -> None:
+        """Tell the end while a tracer around the handler still knows the request.
+
+        Not so if the server is going to refuse the message, or the client has left.
+        """
+        size = self.bytes_sent + len(message.get("body", b""))
+        if not self.client_disconnected and all(
+            observer.announced in (None, str(size)) for observer in self.observers
+        ):
+            self.finished = True
+            self.close()
 
     async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
@@ -169,6 +197,14 @@ def _send_rest(steps: Any, future: Any, context: Context) -> Generator[Any, Any,
             future = context.run(step)
         except StopIteration:
             return
+
+
+def call(on_end: Callable[[RequestEnd], None], end: RequestEnd) -> None:
+    """Let no error of an observer hide how the request ends."""
+    try:
+        on_end(end)
+    except Exception:
+        logger.exception("An observer of requests failed")
 
 
 def is_cancelled(exc: BaseException) -> bool:
@@ -234,6 +270,8 @@ class observe:
         elif delivery is not None:
             # The handler tells the end, unless a task outlives its request.
             self.made = time.perf_counter()
+            # In it an instrumentation around the observer still knows the request.
+            self.context = copy_context()
             if delivery.over:
                 self.tell()
         elif isinstance(response, StreamingHttpResponse):
@@ -251,6 +289,13 @@ class observe:
             return RequestEnd("disconnected", 499, time.perf_counter())
         return RequestEnd("failed", 500, time.perf_counter())
 
+    @property
+    def announced(self) -> str | None:
+        """How long the body is, by the response's own header."""
+        if self.response is None or self._is_head:
+            return None
+        return self.response.headers.get("Content-Length")
+
     def tell(self, abandoned: bool = False) -> None:
         assert self._delivery is not None
         if self.response is not None and self.made:
@@ -262,7 +307,7 @@ class observe:
         """The first call counts."""
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end(end)
+            call(on_end, end)
 
 
 class ObservedContent:
@@ -312,7 +357,7 @@ class ObservedContent:
         else:
             outcome = "disconnected"
         end = RequestEnd(outcome, self.status, time.perf_counter(), self.first_byte)
-        self.context.run(on_end, end)
+        self.context.run(call, on_end, end)
 
     def __enter__(self) -> None:
         pass

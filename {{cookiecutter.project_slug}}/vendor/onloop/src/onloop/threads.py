@@ -26,7 +26,8 @@ from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
+
+from onloop.outcome import Refusal
 
 logger = logging.getLogger("onloop.threads")
 
@@ -41,8 +42,10 @@ SHUTDOWN = 0.3
 WARNING_INTERVAL = 60
 
 
-class NoThread(Exception):
-    """The request got no thread; it is answered with 503."""
+class NoThread(Refusal):
+    """The request got no thread."""
+
+    headers = {"Retry-After": "10"}  # noqa: RUF012
 
 
 @contextmanager
@@ -188,7 +191,6 @@ class ThreadPool:
         self._closed = False
         self.streams: set[RequestThread] = set()
         self._next_warning = 0.0
-        watch_wrappers()
 
     def thread(self) -> "RequestThread":
         return RequestThread(self)
@@ -428,10 +430,7 @@ class RequestThread(Executor):
             if not future.cancelled():
                 if worker.needs_reset:
                     worker.needs_reset = False
-                    # As Django's receivers of request_started.
-                    for connection in own_connections():
-                        connection.queries_log.clear()
-                        connection.close_if_unusable_or_obsolete()
+                    prepare_connections()
                 try:
                     result = call()
                 finally:
@@ -567,8 +566,23 @@ def give_up(connection: BaseDatabaseWrapper) -> None:
     del connections[connection.alias]
     with suppress(Exception):
         connection.close()
-    # Perhaps because of a receiver that was connected later than ours.
-    watch_wrappers()
+
+
+def prepare_connections() -> None:
+    """Called in the thread, before the first call of a request."""
+    for alias in connections:
+        # One that cannot be made fails where it is used.
+        with suppress(Exception):
+            connections[alias]
+    for connection in own_connections():
+        # No receiver of connection_created does it, for Sentry tells of each.
+        if "connect" not in vars(connection):
+            vars(connection)["connect"] = partial(
+                connect, connection, connection.connect
+            )
+        # As Django's receivers of request_started.
+        connection.queries_log.clear()
+        connection.close_if_unusable_or_obsolete()
 
 
 # The execute wrappers that receivers of connection_created put on each connection for
@@ -576,30 +590,17 @@ def give_up(connection: BaseDatabaseWrapper) -> None:
 installed: WeakKeyDictionary[BaseDatabaseWrapper, list[Any]] = WeakKeyDictionary()
 
 
-def has_foreign_wrapper(connection: BaseDatabaseWrapper) -> bool:
-    known = installed.get(connection, ())
-    return not all(wrapper in known for wrapper in connection.execute_wrappers)
-
-
-def watch_wrappers() -> None:
-    """Compare them before all other receivers of connection_created and after them."""
-    for receiver in (after_receivers, before_receivers):
-        connection_created.disconnect(receiver)
-        connection_created.connect(receiver)
-    with connection_created.lock:
-        receivers = connection_created.receivers
-        receivers.insert(0, receivers.pop())
-
-
-def before_receivers(connection: Any, **kwargs: object) -> None:
-    connection.onloop_wrappers = list(connection.execute_wrappers)
-
-
-def after_receivers(connection: Any, **kwargs: object) -> None:
-    before = vars(connection).pop("onloop_wrappers", ())
+def connect(connection: BaseDatabaseWrapper, method: Callable[[], None]) -> None:
+    before = list(connection.execute_wrappers)
+    method()
     known = installed.get(connection, ())
     installed[connection] = [
         wrapper
         for wrapper in connection.execute_wrappers
         if wrapper in known or wrapper not in before
     ]
+
+
+def has_foreign_wrapper(connection: BaseDatabaseWrapper) -> bool:
+    known = installed.get(connection, ())
+    return not all(wrapper in known for wrapper in connection.execute_wrappers)
