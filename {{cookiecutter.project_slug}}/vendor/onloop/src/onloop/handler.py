@@ -37,7 +37,7 @@ from onloop import outcome
 from onloop._compat import defined_in
 from onloop.inlining import InliningHandler
 from onloop.outcome import Delivery, DisconnectWatcher, LateBody, RequestEnd, Send
-from onloop.threads import LIMIT, SHUTDOWN, NoThread, RequestThread, ThreadPool
+from onloop.threads import LIMIT, NoThread, RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
@@ -126,13 +126,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         onloop_logging.start()
 
     async def shutdown(self) -> None:
+        limit = time.monotonic() + END_TIMEOUT
+        pools = (self.threads, self.closing_threads)
+        ending = [asyncio.ensure_future(pool.shutdown()) for pool in pools]
         await self.end_requests()
-        ending = [
-            *self.pending_closes,
-            asyncio.ensure_future(self.threads.shutdown()),
-            asyncio.ensure_future(self.closing_threads.shutdown()),
-        ]
-        await asyncio.wait(ending, timeout=SHUTDOWN)
+        left = max(0, limit - time.monotonic())
+        await asyncio.wait([*ending, *self.pending_closes], timeout=left)
         # Last, for it writes what was logged until now.
         await onloop_logging.stop()
 
