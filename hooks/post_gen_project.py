@@ -6,7 +6,9 @@ from pathlib import Path
 
 # What each answer removes. A path that is missing is an error.
 REMOVE = {
-    ("admin", "{{ cookiecutter.admin }}"): {"False": ["config/admin.py"]},
+    ("admin", "{{ cookiecutter.admin }}"): {
+        "False": ["config/admin.py", "tests/test_users.py", "users"]
+    },
     ("database", "{{ cookiecutter.database }}"): {"sqlite": ["tests/postgresql.py"]},
     ("deploy", "{{ cookiecutter.deploy }}"): {
         "docker": ["deploy"],

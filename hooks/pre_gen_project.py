@@ -9,7 +9,7 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
 # A distribution may not have the name of one that it depends on, however far away.
 RESERVED_NAMES = {
-    *("config", "home", "serving", "tests", "vendor"),
+    *("config", "home", "serving", "tests", "users", "vendor"),
     *("anyio", "asgiref", "ast-serialize", "blockbuster", "click", "colorama"),
     *("dj-database-url", "django", "django-onloop", "django-stubs"),
     *("django-stubs-ext", "fasteners", "forbiddenfruit", "h11", "httptools", "idna"),

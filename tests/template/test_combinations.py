@@ -82,7 +82,15 @@ FILES = {
 }
 DOCKER = {"Dockerfile", ".dockerignore", "compose.yaml"}
 FILES_BY_ANSWER = {
-    ("admin", "true"): {"config/admin.py"},
+    ("admin", "true"): {
+        "config/admin.py",
+        "tests/test_users.py",
+        "users/__init__.py",
+        "users/admin.py",
+        "users/migrations/0001_initial.py",
+        "users/migrations/__init__.py",
+        "users/models.py",
+    },
     ("database", "postgresql"): {"tests/postgresql.py"},
     ("deploy", "docker"): DOCKER,
     ("deploy", "kubernetes"): DOCKER

@@ -165,7 +165,7 @@ def test_login_for_every_page_fails_the_one_test_that_opens_them(
     [failure] = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
     assert failure == "tests/test_home.py::test_pages_are_served"
     # Where the pages lead to.
-    assert "/accounts/login/" in done.stdout
+    assert "/admin/login/?next=/" in done.stdout
 
 
 @pytest.mark.parametrize("order", ORDERS)

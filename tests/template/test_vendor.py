@@ -56,7 +56,7 @@ def dotted_strings(path: Path) -> Iterator[str]:
 
 def test_library_knows_nothing_of_the_service() -> None:
     own = {path.name for path in TREE.iterdir() if (path / "__init__.py").exists()}
-    assert own == {"config", "home", "serving", "tests"}
+    assert own == {"config", "home", "serving", "tests", "users"}
     for path in sources(LIBRARY):
         used = {name.partition(".")[0] for name in imports(path)}
         assert not used & own, path.name

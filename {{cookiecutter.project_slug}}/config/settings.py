@@ -64,6 +64,7 @@ INSTALLED_APPS = [
     "serving",
     "home",
     # % if cookiecutter.admin
+    "users",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -121,6 +122,8 @@ TEMPLATES = [
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # % if cookiecutter.admin
+AUTH_USER_MODEL = "users.User"
+LOGIN_URL = "admin:login"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

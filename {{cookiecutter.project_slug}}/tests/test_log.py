@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 from django.http import StreamingHttpResponse
-from django.test import AsyncClient, Client
+from django.test import AsyncClient
 from pytest_django import Settings
 
 from tests.conftest import LogLines
@@ -96,14 +96,6 @@ async def test_request_id_is_in_every_line_of_the_request_and_sent_back(
     messages = ["in the view", "in a thread", "by structlog"]
     assert [line["message"] for line in lines][:-1] == messages
     assert {line["request_id"] for line in lines} == {"a.B_c-9"}
-
-
-def test_request_id_is_in_every_line_under_the_sync_client(
-    client: Client, log_lines: LogLines
-) -> None:
-    assert client.get("/log/", headers=ABC)["X-Request-ID"] == "a.B_c-9"
-    lines = [*log_lines("pages"), *log_lines("serving.timing")]
-    assert [line["request_id"] for line in lines] == ["a.B_c-9"] * 4
 
 
 @pytest.mark.parametrize("request_id", ["", "a b", 'a"b', "a\nb", "\u00e9", "x" * 129])

@@ -20,7 +20,7 @@ from django.db.backends.signals import connection_created
 from django.db.migrations.exceptions import NodeNotFoundError
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncClient
+from django.test import AsyncClient, Client
 from django.urls import path
 from onloop.server_timing import watch_connection
 from serving.health import Probe, database, migrations
@@ -212,14 +212,21 @@ def test_folder_in_place_of_dotenv_is_refused(tmp_path: Path) -> None:
         Environment(tmp_path, {})
 
 
-@pytest.mark.parametrize("port", ["", ":port"])
-def test_refused_postgresql_url_does_not_show_its_password(
-    monkeypatch: pytest.MonkeyPatch, port: str
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mysql://me:hunter2@host/name", "use sqlite:///"),
+        ("me:hunter2@host", "use sqlite:///"),
+        ("postgresql://me:hunter2@host:port/name", "use sqlite:///"),
+        ("postgresql://me:hunter2@host/name", "uv add 'psycopg"),
+    ],
+)
+def test_refused_database_url_does_not_show_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, expected: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("config.environment.find_spec", lambda name: None)
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://me:hunter2@host{port}/name")
-    expected = "use sqlite:///" if port else "uv add 'psycopg"
+    monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(ImproperlyConfigured, match=expected) as caught:
         importlib.reload(config_settings)
     assert "hunter2" not in str(caught.value)
@@ -271,6 +278,16 @@ async def test_queries_are_counted_only_while_debug_is_on(
         connection_created.disconnect(watch_connection)
     found = re.search(r'db;dur=\d+\.\d;desc="3 queries", app;', value)
     assert bool(found) is sent
+
+
+@pytest.mark.usefixtures("own_middleware")
+def test_request_id_is_in_every_line_under_the_sync_client(
+    client: Client, log_lines: LogLines
+) -> None:
+    response = client.get("/log/", headers={"X-Request-ID": "a.B_c-9"})
+    assert response["X-Request-ID"] == "a.B_c-9"
+    lines = [*log_lines("pages"), *log_lines("serving.timing")]
+    assert [line["request_id"] for line in lines] == ["a.B_c-9"] * 4
 
 
 @pytest.mark.usefixtures("own_middleware")
