@@ -9,7 +9,9 @@ REMOVE = {
     ("admin", "{{ cookiecutter.admin }}"): {
         "False": ["config/admin.py", "tests/test_users.py", "users"]
     },
-    ("database", "{{ cookiecutter.database }}"): {"sqlite": ["tests/postgresql.py"]},
+    ("database", "{{ cookiecutter.database }}"): {
+        "sqlite": ["conftest.py", "tests/postgresql.py"]
+    },
     ("deploy", "{{ cookiecutter.deploy }}"): {
         "docker": ["deploy"],
         "none": [".dockerignore", "Dockerfile", "compose.yaml", "deploy"],

@@ -4,7 +4,9 @@ import ast
 import html
 import itertools
 import re
+import shutil
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +22,12 @@ FILES = {
     ".pre-commit-config.yaml",
     "README.md",
     "config/__init__.py",
+    "config/app_template/__init__.py-tpl",
+    "config/app_template/migrations/__init__.py-tpl",
+    "config/app_template/models.py-tpl",
+    "config/app_template/tests.py-tpl",
+    "config/app_template/urls.py-tpl",
+    "config/app_template/views.py-tpl",
     "config/asgi.py",
     "config/database.py",
     "config/environment.py",
@@ -36,6 +44,9 @@ FILES = {
     "serving/apps.py",
     "serving/header.py",
     "serving/health.py",
+    "serving/management/__init__.py",
+    "serving/management/commands/__init__.py",
+    "serving/management/commands/startapp.py",
     "serving/middleware.py",
     "serving/request_id.py",
     "tests/__init__.py",
@@ -91,7 +102,7 @@ FILES_BY_ANSWER = {
         "users/migrations/__init__.py",
         "users/models.py",
     },
-    ("database", "postgresql"): {"tests/postgresql.py"},
+    ("database", "postgresql"): {"conftest.py", "tests/postgresql.py"},
     ("deploy", "docker"): DOCKER,
     ("deploy", "kubernetes"): DOCKER
     | {
@@ -150,6 +161,7 @@ def test_every_file_is_rendered_and_parses_or_is_copied(service: Service) -> Non
             assert (service.path / file).read_bytes() == (TREE / file).read_bytes()
             continue
         text = (service.path / file).read_text(encoding="utf-8")
+        assert not file.endswith("-tpl") or text == (TREE / file).read_text()
         # Answers may hold braces; only the template speaks of cookiecutter.
         assert "cookiecutter" not in text, file
         assert not re.search(r"^\s*# %", text, re.MULTILINE), file
@@ -159,17 +171,26 @@ def test_every_file_is_rendered_and_parses_or_is_copied(service: Service) -> Non
             tomllib.loads(text)
 
 
-def test_lints(service: Service) -> None:
-    service.run("uv run ruff check .")
-    service.run("uv run ruff format --check .")
+@pytest.fixture(scope="module")
+def with_app(service: Service) -> Iterator[Service]:
+    """With an app that startapp made, and that nothing includes yet."""
+    service.run("uv run manage.py startapp orders")
+    yield service
+    shutil.rmtree(service.path / "orders")
 
 
-def test_types(service: Service) -> None:
-    service.run("uv run mypy .")
+def test_lints(with_app: Service) -> None:
+    with_app.run("uv run ruff check .")
+    with_app.run("uv run ruff format --check .")
 
 
-def test_own_tests_pass(service: Service) -> None:
-    output = service.run("uv run pytest")
+def test_types(with_app: Service) -> None:
+    with_app.run("uv run mypy .")
+
+
+def test_own_tests_pass(with_app: Service) -> None:
+    output = with_app.run("uv run pytest")
+    assert "orders/tests.py . " in output
     assert re.search(r"\d+ passed in", output)
     assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
 

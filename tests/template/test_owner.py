@@ -186,6 +186,10 @@ def test_readme_describes_each_change() -> None:
     for words in (
         "your own pages",
         "the log's level or format",
+        "an app of your own",
+        "startapp orders",
+        'path("orders/", include("orders.urls"))',
+        "config/app_template/",
         "a synchronous middleware",
         "SYNC_MIDDLEWARE",
         "LocaleMiddleware",

@@ -8,9 +8,6 @@ import pytest
 from onloop.logging import Formatter
 from pytest_django import Settings
 
-# % if cookiecutter.database == "postgresql"
-pytest_plugins = ["tests.postgresql"]
-# % endif
 LogLines = Callable[[str], list[dict[str, Any]]]
 
 
