@@ -114,6 +114,80 @@ def test_page_is_served(client: Client) -> None:
 """
 
 
+# ModelAdmin has no subscript in Django, and mypy asks for one.
+APP = {
+    "models.py": """\
+from django.db import models
+
+
+class Order(models.Model):
+    item = models.CharField(max_length=20)
+
+    def __str__(self) -> str:
+        return self.item
+
+
+def pens() -> models.QuerySet[Order]:
+    return Order.objects.filter(item="pen")
+""",
+    "admin.py": """\
+from django import forms
+from django.contrib import admin
+from django.views.generic import ListView
+
+from orders.models import Order
+
+
+class OrderForm(forms.ModelForm[Order]):
+    pass
+
+
+class OrderList(ListView[Order]):
+    pass
+
+
+class OrderInline(admin.TabularInline[Order, Order]):
+    pass
+
+
+@admin.register(Order)
+class OrderAdmin(admin.ModelAdmin[Order]):
+    form = OrderForm
+""",
+    "test_models.py": """\
+import pytest
+from django.test import AsyncClient
+from django.urls import reverse
+
+from orders.models import Order, pens
+from users.models import User
+
+
+@pytest.mark.django_db
+async def test_pens_are_found(async_client: AsyncClient) -> None:
+    await Order.objects.acreate(item="pen")
+    assert await pens().acount() == 1
+    user = await User.objects.acreate_superuser("me", password="secret")
+    assert user.password.startswith("md5$")
+    await async_client.aforce_login(user)
+    page = reverse("admin:orders_order_changelist")
+    assert "1 order" in (await async_client.get(page)).content.decode()
+    assert (await async_client.get("/orders/")).json() == {"app": "orders"}
+""",
+}
+
+
+def app_with_a_model(service: Service) -> None:
+    service.run("uv run --no-sync manage.py startapp orders")
+    for name, text in APP.items():
+        (service.path / "orders" / name).write_text(text)
+    service.replace(SETTINGS, '    "home",\n', '    "home",\n    "orders",\n')
+    home = '    path("", include("home.urls")),\n'
+    orders = '    path("orders/", include("orders.urls")),\n'
+    service.replace("config/urls.py", home, home + orders)
+    service.run("uv run --no-sync manage.py makemigrations")
+
+
 def sync_client_first(service: Service) -> None:
     (service.path / "tests" / "test_a_first.py").write_text(SYNC_CLIENT)
 
@@ -145,6 +219,11 @@ TEST = "uv run --no-sync pytest -p no:cacheprovider -rf"
 def test_change_leaves_the_tests_green(copied: Service, name: str) -> None:
     CHANGES[name](copied)
     assert re.search(r"\n=+ \d+ passed in ", copied.run(TEST))
+
+
+def test_app_with_a_model_passes_its_tests_and_is_in_the_admin(copied: Service) -> None:
+    app_with_a_model(copied)
+    assert " 2 passed in " in copied.run(f"{TEST} orders")
 
 
 def test_environment_leaves_the_tests_green(copied: Service) -> None:

@@ -1,7 +1,12 @@
 from pathlib import Path
 
+import django_stubs_ext
+
 from config.environment import HOSTS, ORIGINS, Environment
 from serving.header import CONDITIONS
+
+# ModelAdmin[Order] and the like, which mypy asks for, work at run time too.
+django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # The defaults; the environment overrides each, and so does .env in development.
