@@ -106,7 +106,14 @@ def test_login_shows_the_admin_and_logout_ends_it(
         }
         assert ("Strict-Transport-Security" in headers) == secure
         status, _, page = browser.open("/admin/")
-        assert (status, "Site administration" in page) == (200, True)
+        title = "<title>My Async Service administration | My Async Service</title>"
+        assert (status, title in page) == (200, True)
+        assert "Django" not in page
+        user = {"username": "you", "usable_password": "true"}
+        passwords = {"password1": "battery staple", "password2": "battery staple"}
+        browser.open("/admin/users/user/add/")
+        status, headers, _ = browser.open("/admin/users/user/add/", **user, **passwords)
+        assert (status, headers["Location"]) == (302, "/admin/users/user/2/change/")
         status, _, page = browser.open("/admin/logout/", go="1")
         assert (status, "Logged out" in page) == (200, True)
         assert browser.open("/admin/")[0] == 302

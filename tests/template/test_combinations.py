@@ -257,6 +257,7 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
         if path == "/":
             title = html.escape(service.answers["project_name"])
             assert f"<title>{title}</title>" in answer.body
+            assert ('href="/admin/"' in answer.body) == ("/admin/login/" in pages)
         if path == "/admin/login/":
             [css] = re.findall(
                 r'href="(/static/admin/css/login\.\w+\.css)"', answer.body
