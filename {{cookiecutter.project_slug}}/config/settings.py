@@ -154,13 +154,7 @@ TIME_ZONE = "UTC"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {
-        "line": {
-            "()": "onloop.logging.Formatter",
-            "log_format": LOG_FORMAT,
-            "service": SERVICE,
-        },
-    },
+    "formatters": {"line": {"()": "serving.apps.formatter"}},
     "filters": {"request_id": {"()": "serving.request_id.RequestIDFilter"}},
     "handlers": {
         "stderr": {

@@ -3,12 +3,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 from django.conf import settings
-from django.http import (
-    HttpRequest,
-    HttpResponse,
-    JsonResponse,
-    StreamingHttpResponse,
-)
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
 
 
@@ -22,11 +17,8 @@ async def hello(request: HttpRequest, name: str) -> JsonResponse:
 
 async def ticks(request: HttpRequest) -> StreamingHttpResponse:
     """Server-sent events, one a second, until the client leaves."""
-    return StreamingHttpResponse(
-        clock(),
-        content_type="text/event-stream",
-        headers={"Cache-Control": "no-cache"},
-    )
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+    return StreamingHttpResponse(clock(), headers=headers)
 
 
 async def clock() -> AsyncIterator[str]:

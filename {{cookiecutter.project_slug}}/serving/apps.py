@@ -26,7 +26,7 @@ class ServingConfig(AppConfig):
 
 
 def formatter() -> Formatter:
-    """For config/logging.json, which uvicorn reads before it loads the application."""
+    """For LOGGING, and config/logging.json, which uvicorn reads before the settings."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         return Formatter(settings.LOG_FORMAT, settings.SERVICE)
