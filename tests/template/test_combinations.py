@@ -195,6 +195,23 @@ def test_own_tests_pass(with_app: Service) -> None:
     assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
 
 
+QUERY = """\
+import pytest
+from django.db import connection
+
+
+@pytest.mark.django_db
+def test_database_answers() -> None:
+    connection.cursor().execute("SELECT 1")
+"""
+
+
+def test_tests_of_an_app_alone_have_the_database_too(with_app: Service) -> None:
+    if with_app.answers["database"] == "postgresql":
+        (with_app.path / "orders" / "test_query.py").write_text(QUERY)
+        assert " 1 passed in " in with_app.run("uv run pytest orders/test_query.py")
+
+
 @pytest.fixture(scope="module")
 def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
     """The environment that names the database; none for SQLite, which has a default."""
