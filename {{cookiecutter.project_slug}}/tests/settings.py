@@ -22,7 +22,6 @@ except ImproperlyConfigured as error:
 # Of the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]
 # % if cookiecutter.admin
-# Quick, where nobody steals a password.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Nobody ran collectstatic.
 SERVESTATIC_USE_FINDERS = True
