@@ -67,7 +67,7 @@ def development(service: Service) -> Iterator[Browser]:
 @contextmanager
 def production(service: Service) -> Iterator[Browser]:
     """Behind a proxy that ends TLS, in the documented environment."""
-    environment = service.readme_environment() | {"DEBUG": ""}
+    environment = service.readme_environment() | {"DEBUG": "", "SECRET_KEY": "x" * 50}
     service.run("uv run manage.py collectstatic --noinput", **environment)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **environment) as server:
