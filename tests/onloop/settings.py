@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
-import structlog
+from onloop.logging import configure_structlog
 
 # The threads of a request each open the file; one in memory they would not share.
 FOLDER = Path(tempfile.mkdtemp())
@@ -47,25 +47,4 @@ DATABASES: dict[str, Any] = {
 if url := os.environ.get("DATABASE_URL"):
     DATABASES["default"] = dj_database_url.parse(url, conn_max_age=60)
 
-# As the README describes it: structlog writes through the standard library.
-structlog.configure(
-    processors=[
-        structlog.stdlib.filter_by_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-    ],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-    wrapper_class=structlog.stdlib.BoundLogger,
-)
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "line": {"()": "onloop.logging.Formatter", "log_format": "json", "service": "x"}
-    },
-    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"]},
-    # Without the handlers that Django brings along, which write on their own.
-    "loggers": {"django": {"handlers": [], "level": "NOTSET"}},
-}
+configure_structlog()

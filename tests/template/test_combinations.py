@@ -48,7 +48,6 @@ FILES = {
     "serving/management/commands/__init__.py",
     "serving/management/commands/startapp.py",
     "serving/middleware.py",
-    "serving/request_id.py",
     "tests/__init__.py",
     "tests/conftest.py",
     "tests/pages.py",

@@ -171,7 +171,9 @@ def lines(*paths: Path) -> int:
 
 def test_service_is_small(bake: Bake) -> None:
     service = bake()
-    files = [path for path in sources(service.path) if "tests" not in path.parts[-2:-1]]
+    # Django writes the migrations.
+    written = ("tests", "migrations")
+    files = [path for path in sources(service.path) if path.parts[-2] not in written]
     assert lines(*files) <= 700
     assert lines(*(service.path / "tests").glob("*.py")) <= 600
 
@@ -189,7 +191,7 @@ def test_file_fits(file: str, limit: int) -> None:
 
 
 def test_library_is_small() -> None:
-    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 2250
+    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 2950
 
 
 def code_lines(path: Path) -> int:

@@ -54,8 +54,9 @@ class Environment:
         value = self.matching(name, "|(?i:true|1|false|0)", "use true or false")
         return value.lower() in ("true", "1")
 
-    def integer(self, name: str) -> int:
-        return int(self.matching(name, "[0-9]{1,9}", "use a whole number, 0 or more"))
+    def integer(self, name: str, least: int = 0) -> int:
+        allowed = f"use a whole number, {least} or more"
+        return int(self.matching(name, rf"[{least}-9][0-9]{{0,8}}", allowed))
 
     def seconds(self, name: str) -> float | None:
         allowed = "use a number of seconds, 0.001 or more, or leave it unset"
@@ -99,8 +100,7 @@ class Environment:
         """Refuse a name in .env that nobody has asked for: it is a typing error."""
         known = self.known.union(also)
         for name in [n for n, v in self.dotenv.items() if v is None or n not in known]:
-            # Nothing that may be part of a secret.
-            shown = name if name.isupper() else "A name"
+            shown = name if name.isupper() else "A name"  # not a part of a secret
             near = get_close_matches(name.upper(), known, 1)
             hint = f"did you mean {near[0]}=?" if near else "no setting has this name."
             raise ImproperlyConfigured(f"{shown} in .env is refused: {hint}")

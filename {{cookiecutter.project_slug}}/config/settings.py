@@ -23,15 +23,12 @@ env = Environment(BASE_DIR / ".env", {
     "SECURE_HSTS_SECONDS": "0",
 })
 # fmt: on
-
 SERVICE = "{{ cookiecutter.project_slug }}"
-
 DEBUG = env.boolean("DEBUG")
 SECRET_KEY = env.secret_key("SECRET_KEY", DEBUG)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", *HOSTS)
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", *ORIGINS)
 DATABASES = {"default": env.database("DATABASE_URL")}
-
 SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT")
 SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS")
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("SECURE_HSTS_INCLUDE_SUBDOMAINS")
@@ -46,10 +43,7 @@ SECURE_CSP = {
     "frame-ancestors": ["'none'"],
 }
 # % endif
-CSRF_COOKIE_SECURE = not DEBUG
-# % if cookiecutter.admin
-SESSION_COOKIE_SECURE = not DEBUG
-# % endif
+CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = not DEBUG
 
 LOG_FORMAT = env.choice("LOG_FORMAT", ["text", "logfmt", "json"])
 LOG_LEVEL = env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
@@ -57,9 +51,7 @@ RESPONSE_HEADER = env.header("RESPONSE_HEADER")
 RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", CONDITIONS)
 SERVER_TIMING = env.choice("SERVER_TIMING", ["debug", "always", "never"])
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
-REQUEST_THREADS = int(
-    env.matching("REQUEST_THREADS", "[1-9][0-9]{0,4}", "use a whole number, 1 or more")
-)
+REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
 # Last of what reads the environment. These two are in .env for compose.yaml.
 env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
 
@@ -123,19 +115,15 @@ TEMPLATES = [
         },
     },
 ]
-
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-
 # % if cookiecutter.admin
 AUTH_USER_MODEL = "users.User"
 LOGIN_URL = "admin:login"
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
     for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
+        *("UserAttributeSimilarity", "MinimumLength"),
+        *("CommonPassword", "NumericPassword"),
     )
 ]
 STATIC_URL = "static/"
@@ -150,19 +138,11 @@ STORAGES = {
 # % endif
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
-
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": "serving.apps.formatter"}},
-    "filters": {"request_id": {"()": "serving.request_id.RequestIDFilter"}},
-    "handlers": {
-        "stderr": {
-            "()": "onloop.logging.QueueHandler",
-            "formatter": "line",
-            "filters": ["request_id"],
-        },
-    },
+    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
     "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
     "loggers": {
         # Without the handlers that Django and uvicorn bring along.

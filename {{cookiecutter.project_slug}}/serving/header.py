@@ -2,7 +2,6 @@
 
 import re
 
-# The response statuses for which each condition holds.
 CONDITIONS = {
     "status-200": range(200, 201),
     "success": range(200, 300),

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import random
+import re
 import time
 from functools import partial
 
+import structlog
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
@@ -12,14 +15,26 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 from onloop import server_timing
+from onloop.logging import bind_fields
 from onloop.outcome import RequestEnd, observe, upload_seconds
 
 from serving.header import CONDITIONS, parse_header
 from serving.health import PROBES, GetResponse
-from serving.request_id import bind_request_id
 
 request_logger = logging.getLogger("serving.request")
 timing_logger = logging.getLogger("serving.timing")
+
+
+def bind_request_id(request: HttpRequest) -> str:
+    """Put the request's id on every line that is logged from here on; return it."""
+    request_id: str = request.META.get("HTTP_X_REQUEST_ID", "")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id):
+        request_id = f"{random.getrandbits(128):032x}"
+        request.META["HTTP_X_REQUEST_ID"] = request_id
+    # A server may handle the next request of a connection in a copy of this context.
+    structlog.contextvars.clear_contextvars()
+    bind_fields(request_id=request_id)
+    return request_id
 
 
 class LogMiddleware:

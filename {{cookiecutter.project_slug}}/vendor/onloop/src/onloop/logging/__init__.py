@@ -4,7 +4,31 @@ Nothing that a client sent can start a line or add a field: what is not printabl
 escaped, and only the formatter writes a newline or, before the fields of `text`, a tab.
 """
 
-from onloop.logging.formatter import Formatter
+import structlog
+
+from onloop.logging.formatter import Formatter, bind_fields
 from onloop.logging.queue import QueueHandler, never_blocks, start, stop
 
-__all__ = ["Formatter", "QueueHandler", "never_blocks", "start", "stop"]
+__all__ = [
+    "Formatter",
+    "QueueHandler",
+    "bind_fields",
+    "configure_structlog",
+    "never_blocks",
+    "start",
+    "stop",
+]
+
+
+def configure_structlog() -> None:
+    """Let structlog's loggers write through those of the standard library."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

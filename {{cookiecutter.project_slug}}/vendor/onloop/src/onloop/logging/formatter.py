@@ -3,6 +3,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import islice
 from sys import getsizeof
@@ -38,6 +39,18 @@ LEVELS = {name: name.lower() for name in logging.getLevelNamesMapping()}
 
 is_bare_word = re.compile(r"[^\s\"=\\]+").fullmatch
 _replace_in_key = re.compile(r"[^A-Za-z0-9_.-]").sub
+
+
+_bound: ContextVar[dict[str, Any] | None] = ContextVar("onloop_fields", default=None)
+
+
+def bind_fields(**fields: Any) -> None:
+    """Put these on every line that is logged in this context from here on.
+
+    They replace those of an earlier call, and outrank what the line, a filter or
+    structlog's context variables say.
+    """
+    _bound.set(fields)
 
 
 class Snapshot(NamedTuple):
@@ -219,6 +232,8 @@ class Formatter(ProcessorFormatter):
         attributes = vars(record)
         exc_info: Any = record.exc_info
         fields = get_contextvars()
+        if bound := _bound.get():
+            fields = {**bound, **fields}
         if "_logger" in attributes and isinstance(record.msg, dict):
             # Of structlog, by ProcessorFormatter.wrap_for_formatter().
             event = dict(record.msg)
@@ -233,6 +248,8 @@ class Formatter(ProcessorFormatter):
                 fields[key] = value
         if record.stack_info:
             fields["stack"] = record.stack_info
+        if bound:
+            fields.update(bound)
         fields, size = freeze_fields(fields)
         if len(message) > 500:
             message = cut(message)
