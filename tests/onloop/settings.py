@@ -48,3 +48,15 @@ if url := os.environ.get("DATABASE_URL"):
     DATABASES["default"] = dj_database_url.parse(url, conn_max_age=60)
 
 configure_structlog()
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"()": "onloop.logging.Formatter", "log_format": "json", "service": "x"}
+    },
+    "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"]},
+    # Without the handlers that Django brings along, which write on their own.
+    "loggers": {"django": {"handlers": [], "level": "NOTSET"}},
+}

@@ -25,7 +25,7 @@ class SlowReader(threading.Thread):
     """Writes what it reads from a pipe to a file."""
 
     def __init__(self, log: Path) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.reading, self.writing = os.pipe()
         self.log = log
 

@@ -19,6 +19,8 @@ LIBRARY = ONLOOP / "src" / "onloop"
 PUBLIC = {
     "onloop.asgi.get_asgi_application",
     "onloop.logging.Formatter",
+    "onloop.logging.bind_fields",
+    "onloop.logging.configure_structlog",
     "onloop.server_timing",
     "onloop.server_timing.span",
     "onloop.outcome.RequestEnd",

@@ -56,7 +56,7 @@ class Environment:
 
     def integer(self, name: str, least: int = 0) -> int:
         allowed = f"use a whole number, {least} or more"
-        return int(self.matching(name, rf"[{least}-9][0-9]{{0,8}}", allowed))
+        return int(self.matching(name, f"[{least}-9]" + "[0-9]{0,8}", allowed))
 
     def seconds(self, name: str) -> float | None:
         allowed = "use a number of seconds, 0.001 or more, or leave it unset"
