@@ -304,7 +304,7 @@ WRITER = """if True:
             except ValueError:
                 logger.exception("failed")
     for logger in loggers:
-        logger.handlers[0].stop(30)
+        logger.handlers[0].stop(60, 60)
 """
 
 

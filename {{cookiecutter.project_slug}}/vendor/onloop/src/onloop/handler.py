@@ -45,6 +45,8 @@ logger = logging.getLogger("onloop.handler")
 
 # Seconds that the requests which the server has cancelled have to come to their end.
 END_TIMEOUT = 0.5
+# Seconds for the whole shutdown, which a server begins after its own graceful timeout.
+SHUTDOWN_TIMEOUT = 0.95
 EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
 # ThreadPool does the work of the database's receivers in each thread; finish() that of
 # the others.
@@ -126,14 +128,14 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         onloop_logging.start()
 
     async def shutdown(self) -> None:
-        limit = time.monotonic() + END_TIMEOUT
+        start = time.monotonic()
         pools = (self.threads, self.closing_threads)
         ending = [asyncio.ensure_future(pool.shutdown()) for pool in pools]
         await self.end_requests()
-        left = max(0, limit - time.monotonic())
+        left = max(0, start + END_TIMEOUT - time.monotonic())
         await asyncio.wait([*ending, *self.pending_closes], timeout=left)
         # Last, for it writes what was logged until now.
-        await onloop_logging.stop()
+        await onloop_logging.stop(start + SHUTDOWN_TIMEOUT - time.monotonic())
 
     async def end_requests(self) -> None:
         """Let those that the server has just cancelled come to their end."""

@@ -32,12 +32,12 @@ def start() -> None:
         handler.start()
 
 
-async def stop() -> None:
+async def stop(timeout: float = TIMEOUT) -> None:
     """Called when the server stops; waits until all is written, or the reader stalls.
 
     Without a thread, for it may be that there is none to be had.
     """
-    for _ in stopping(list(_handlers)):
+    for _ in stopping(list(_handlers), timeout=timeout):
         await asyncio.sleep(0.005)
 
 
@@ -168,9 +168,9 @@ class QueueHandler(logging.StreamHandler[Any]):
         thread.start()
         self.thread = thread
 
-    def stop(self, stall: float = STALL) -> None:
+    def stop(self, stall: float = STALL, timeout: float = TIMEOUT) -> None:
         """Write what waits, unless nothing is read for so many seconds; blocks."""
-        for _ in stopping([self], stall):
+        for _ in stopping([self], stall, timeout):
             time.sleep(0.005)
 
     def close(self) -> None:
