@@ -10,6 +10,8 @@ from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, inherited, succeed
 
 SUITE = "tests/onloop/test_django_suite.py"
+# They do not depend on Django, or try each version themselves.
+OTHERS = ("distribution", "formatter", "log_live", "plugin_blocking", "queue")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,13 @@ SUITE = "tests/onloop/test_django_suite.py"
         pytest.param(selected, marks=pytest.mark.xdist_group(name), id=name)
         for name, selected in (
             ("newest Django, its suite", [SUITE]),
-            ("newest Django", ["tests/onloop", f"--ignore={SUITE}"]),
+            (
+                "newest Django",
+                [
+                    *("tests/onloop", f"--ignore={SUITE}"),
+                    *(f"--ignore=tests/onloop/test_{name}.py" for name in OTHERS),
+                ],
+            ),
         )
     ],
 )

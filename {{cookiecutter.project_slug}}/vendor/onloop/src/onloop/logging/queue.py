@@ -32,7 +32,7 @@ def start() -> None:
         handler.start()
 
 
-async def stop(timeout: float = TIMEOUT) -> None:
+async def stop(timeout: float = TIMEOUT) -> None:  # noqa: ASYNC109
     """Called when the server stops; waits until all is written, or the reader stalls.
 
     Without a thread, for it may be that there is none to be had.
