@@ -64,6 +64,9 @@ DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
 
 
 class ASGIHandler(InliningHandler, DjangoASGIHandler):
+    # Any request; until then none is asked.
+    has_refused = False
+
     # Not in __init__(), which the handler of runserver's static files does without.
     @cached_property
     def threads(self) -> ThreadPool:
@@ -148,16 +151,21 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()
+        delivery.is_head = scope["method"] == "HEAD"
         start = time.perf_counter()
         observed_send = delivery.observe_send(send, copy_context())
         self.running.add(delivery)
         reached_middleware = False
         try:
+            read = self.read_body
+            if self.request_timeout is not None:
+                read = self.read_body_in_time
             try:
-                body = await self.read_body(receive)
+                body = await read(receive)
             except TimeoutError:
                 body = BytesIO()
                 delivery.refusal = self.late_body(scope)
+                self.has_refused = True
                 receive = partial(receive_disconnect, receive)
             delivery.upload = time.perf_counter() - start
             with closing(body), self.threads.thread() as thread:
@@ -167,6 +175,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                         await request_started.asend(sender=type(self), scope=scope)
                     except NoThread as exc:
                         delivery.refusal = exc
+                        self.has_refused = True
                 response: Any
                 request, response = self.create_request(scope, body)
                 listen = partial(self.listen_for_disconnect, receive)
@@ -210,13 +219,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 except Exception:
                     logger.exception("process_abort() failed")
 
-    async def read_body(self, receive: Receive) -> Any:
-        if self.request_timeout is None:
-            return await self.read_whole_body(receive)
+    async def read_body_in_time(self, receive: Receive) -> Any:
         async with asyncio.timeout(self.request_timeout):
-            return await self.read_whole_body(receive)
+            return await self.read_body(receive)
 
-    async def read_whole_body(self, receive: Receive) -> Any:
+    async def read_body(self, receive: Receive) -> Any:
         message = await receive()
         if message == EMPTY_BODY:
             return BytesIO()
@@ -327,8 +334,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     def resolve_request(self, request: Any) -> Any:
         # Within the middlewares, which are to see the response.
-        delivery = outcome.delivery_of(request)
-        if delivery is not None and delivery.refusal is not None:
+        delivery = self.has_refused and outcome.delivery_of(request)
+        if delivery and delivery.refusal is not None:
             raise delivery.refusal
         return super().resolve_request(request)
 

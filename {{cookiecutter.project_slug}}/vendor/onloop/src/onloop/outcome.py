@@ -9,6 +9,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
+    Iterable,
     Iterator,
     Mapping,
 )
@@ -67,6 +68,8 @@ class Delivery:
     # What the innermost of the middleware chain is to raise.
     refusal: Refusal | None = None
     client_disconnected = False
+    is_head = False
+    headers: Iterable[tuple[bytes, bytes]] = ()
     # The server accepted status and headers; and all of the response.
     started = finished = False
     # The request is, finished or not.
@@ -124,10 +127,10 @@ class Delivery:
 
     def observe_send(self, send: Send, context: Context) -> Send:
         def observed_send(message: Mapping[str, Any]) -> Awaitable[None]:
-            if message.get("more_body"):
-                return self._send_part(send, message)
             if message["type"] == "http.response.start":
                 return self._send_start(send, message)
+            if message.get("more_body"):
+                return self._send_part(send, message)
             self._tell_before_last(message)
             return send_last(send, message, context)
 
@@ -139,15 +142,20 @@ class Delivery:
         Not so if the server is going to refuse the message, or the client has left.
         """
         size = self.bytes_sent + len(message.get("body", b""))
-        if not self.client_disconnected and all(
-            observer.announced in (None, str(size)) for observer in self.observers
-        ):
+        if not self.client_disconnected and self.is_announced(size):
             self.finished = True
             self.close()
 
+    def is_announced(self, size: int) -> bool:
+        """Whether Content-Length says no other size."""
+        for name, value in self.headers:
+            if len(name) == 14 and name.lower() == b"content-length":
+                return self.is_head or value == b"%d" % size
+        return True
+
     async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
-        self.started = True
+        self.started, self.headers = True, message["headers"]
 
     async def _send_part(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
@@ -288,13 +296,6 @@ class observe:
             # That the client disconnected is likelier.
             return RequestEnd("disconnected", 499, time.perf_counter())
         return RequestEnd("failed", 500, time.perf_counter())
-
-    @property
-    def announced(self) -> str | None:
-        """How long the body is, by the response's own header."""
-        if self.response is None or self._is_head:
-            return None
-        return self.response.headers.get("Content-Length")
 
     def tell(self, abandoned: bool = False) -> None:
         assert self._delivery is not None
