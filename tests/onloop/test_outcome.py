@@ -345,15 +345,16 @@ async def test_last_message_is_sent_in_the_context_that_the_request_began_in(
 
 
 @pytest.mark.parametrize("path", ["/ok/", "/stream/success/"])
-async def test_client_that_leaves_amid_the_last_message_had_it_handed_to_its_server(
+async def test_client_that_leaves_amid_the_last_message_is_disconnected(
     handler: ASGIHandler, path: str
 ) -> None:
     conversation = Stalled(path)
     task = conversation.start(handler)
     await outcomes.arrived.wait()
+    assert not outcomes.ends
     conversation.leave()
     await task
-    assert status_and_outcome() == (200, "completed")
+    assert status_and_outcome() == (200, "disconnected")
     assert outcomes.events[-1] == "no longer sent"
 
 

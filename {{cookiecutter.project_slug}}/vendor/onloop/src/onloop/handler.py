@@ -15,6 +15,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.core import asgi as django_asgi
 from django.core.cache import caches, close_caches
 from django.core.cache.backends.base import BaseCache
 from django.core.exceptions import RequestAborted
@@ -88,6 +89,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         return set()
 
     @cached_property
+    def is_traced(self) -> bool:
+        """By what replaced Django's function, such as ddtrace."""
+        return not defined_in(django_asgi.get_asgi_application, django_asgi)
+
+    @cached_property
     def request_timeout(self) -> float | None:
         """Seconds from the start of a request until its body must have arrived."""
         return getattr(settings, "REQUEST_TIMEOUT", None)
@@ -151,7 +157,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()
-        delivery.is_head = scope["method"] == "HEAD"
+        if self.is_traced:
+            delivery.is_traced, delivery.is_head = True, scope["method"] == "HEAD"
         start = time.perf_counter()
         observed_send = delivery.observe_send(send, copy_context())
         self.running.add(delivery)

@@ -69,6 +69,8 @@ class Delivery:
     refusal: Refusal | None = None
     client_disconnected = False
     is_head = False
+    # A tracer around the handler closes the request's trace with the last message.
+    is_traced = False
     headers: Iterable[tuple[bytes, bytes]] = ()
     # The server accepted status and headers; and all of the response.
     started = finished = False
@@ -131,13 +133,14 @@ class Delivery:
                 return self._send_start(send, message)
             if message.get("more_body"):
                 return self._send_part(send, message)
-            self._tell_before_last(message)
+            if self.is_traced:
+                self._tell_before_last(message)
             return send_last(send, message, context)
 
         return observed_send
 
     def _tell_before_last(self, message: Mapping[str, Any]) -> None:
-        """Tell the end while a tracer around the handler still knows the request.
+        """Tell the end while the tracer still knows the request.
 
         Not so if the server is going to refuse the message, or the client has left.
         """
