@@ -89,7 +89,7 @@ class TimingMiddleware:
             level = logging.DEBUG if end.status == 200 else logging.WARNING
         if not timing_logger.isEnabledFor(level):
             return
-        duration = end.ended - start
+        duration = round(end.ended - start, 6)
         message = f"Request took {duration:.4f} seconds"
         # As timing_logger.info() does, without a search for the calling line.
         record = timing_logger.makeRecord(
@@ -101,7 +101,7 @@ class TimingMiddleware:
             fields["route"] = request.resolver_match.route
         if end.status is not None:
             fields["status"] = end.status
-        fields.update(duration=round(duration, 6), outcome=end.outcome)
+        fields.update(duration=duration, outcome=end.outcome)
         if end.first_byte is not None:
             fields["first_byte"] = round(end.first_byte - start, 6)
         if (upload := upload_seconds(request)) > 0.01:
