@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection, connections, transaction
 from django.db.backends.signals import connection_created
 from onloop import server_timing
-from onloop.threads import ThreadPool, borrow
+from onloop.threads import ThreadPool, acquire_thread
 
 from .conftest import until
 
@@ -269,21 +269,21 @@ async def test_thread_is_idle_when_its_connection_is_closed(
     await idle(pool, 2)
 
 
-# borrow().
+# acquire_thread().
 
 
 current = sync_to_async(threading.current_thread)
 
 
-async def test_borrowed_thread_is_given_back_at_the_end_of_the_block(
+async def test_acquired_thread_is_released_at_the_end_of_the_block(
     pool: ThreadPool,
 ) -> None:
     with pool.thread():
         # As by a middleware.
         before = await current()
-        with borrow():
+        with acquire_thread():
             assert await current() is before
-            with borrow():
+            with acquire_thread():
                 assert await current() is before
             assert not pool._idle
         assert len(pool._idle) == 1
@@ -303,28 +303,28 @@ async def test_thread_amid_a_transaction_or_a_call_is_not_given_back(
         gate.wait(10)
 
     with pool.thread() as thread:
-        with borrow():
+        with acquire_thread():
             await sync_to_async(atomic.__enter__)()
         assert not pool._idle
         await sync_to_async(atomic.__exit__)(None, None, None)
-        with borrow():
+        with acquire_thread():
             running = asyncio.create_task(sync_to_async(block)())
             await until(started.is_set)
         gate.set()
         await running
         assert thread._worker is not None
-        with borrow():
+        with acquire_thread():
             pass
         await idle(pool)
 
 
-async def test_task_that_outlives_its_request_borrows(pool: ThreadPool) -> None:
+async def test_task_that_outlives_its_request_acquires_one(pool: ThreadPool) -> None:
     ended = asyncio.Event()
 
     async def background() -> None:
         await ended.wait()
         for _ in range(2):
-            with borrow():
+            with acquire_thread():
                 await current()
             assert len(pool._idle) == 1
 
@@ -334,13 +334,13 @@ async def test_task_that_outlives_its_request_borrows(pool: ThreadPool) -> None:
     await task
 
 
-async def test_borrow_does_nothing_where_onloop_does_not_serve() -> None:
-    with borrow():
+async def test_acquire_thread_does_nothing_where_onloop_does_not_serve() -> None:
+    with acquire_thread():
         assert await current() is await current()
 
 
-def test_borrow_does_nothing_in_synchronous_code() -> None:
-    with borrow():
+def test_acquire_thread_does_nothing_in_synchronous_code() -> None:
+    with acquire_thread():
         pass
 
 
@@ -352,7 +352,7 @@ async def test_streams_that_hold_more_than_half_of_the_threads_are_warned_of(
     async def stream(holds: bool = True) -> None:
         thread = stack.enter_context(pool.thread())
         thread.start_stream()
-        with borrow():
+        with acquire_thread():
             await current()
         assert pool._idle
         if holds:
@@ -368,6 +368,6 @@ async def test_streams_that_hold_more_than_half_of_the_threads_are_warned_of(
         await stream()
     [record] = caplog.records
     assert "3 of 4 threads (REQUEST_THREADS)" in record.getMessage()
-    assert "onloop.threads.borrow()" in record.getMessage()
+    assert "onloop.threads.acquire_thread()" in record.getMessage()
     assert not pool.streams
     await pool.shutdown()

@@ -33,7 +33,7 @@ async def test_accepted_json_post_needs_no_thread(
     assert (answer.status, count.hops, count.threads) == (200, 0, 0)
 
 
-async def test_cache_in_async_view_borrows_a_thread_only_for_its_calls(
+async def test_cache_in_async_view_acquires_a_thread_only_for_its_calls(
     handler: ASGIHandler, count: Count
 ) -> None:
     await fetch(handler, "/cache/")
@@ -41,7 +41,7 @@ async def test_cache_in_async_view_borrows_a_thread_only_for_its_calls(
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_orm_read_borrows_one_thread(handler: ASGIHandler, count: Count) -> None:
+async def test_orm_read_acquires_one_thread(handler: ASGIHandler, count: Count) -> None:
     await fetch(handler, "/orm/3/")
     assert (count.hops, count.threads) == (3, 1)
 
@@ -73,7 +73,7 @@ def synchronous_middleware(get_response: Any) -> Any:
     return middleware
 
 
-async def test_sync_middleware_borrows_one_thread(count: Count, settings: Any) -> None:
+async def test_sync_middleware_acquires_one_thread(count: Count, settings: Any) -> None:
     own = f"{__name__}.synchronous_middleware"
     settings.MIDDLEWARE = [*settings.MIDDLEWARE[:3], own, *settings.MIDDLEWARE[3:]]
     handler = ASGIHandler()

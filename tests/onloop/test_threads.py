@@ -58,7 +58,7 @@ async def test_calls_of_a_request_share_a_thread(pool: ThreadPool) -> None:
         assert await ident() == await ident()
 
 
-async def test_no_thread_is_borrowed_without_a_call(pool: ThreadPool) -> None:
+async def test_no_thread_is_acquired_without_a_call(pool: ThreadPool) -> None:
     with pool.thread():
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)

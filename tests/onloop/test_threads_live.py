@@ -81,7 +81,9 @@ def test_many_clients_share_few_connections(
         assert {status for status, _ in answers} == {200}
         assert connections(postgresql) - before <= 4
         # Streams that give their threads back after each call.
-        streams = [clients.submit(server.request, "/stream/?borrow") for _ in range(60)]
+        streams = [
+            clients.submit(server.request, "/stream/?release") for _ in range(60)
+        ]
         assert server.request("/orm/")[0] == 200
         rows = {stream.result()[1].count("data: ") for stream in streams}
         assert rows == {5}
@@ -90,7 +92,7 @@ def test_many_clients_share_few_connections(
         # Streams that do not.
         list(clients.map(server.request, ["/stream/"] * 8))
         [line] = server.lines(logger="onloop.threads")
-        assert "borrow()" in line["message"]
+        assert "acquire_thread()" in line["message"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -42,8 +42,8 @@ def failing(request: HttpRequest) -> HttpResponse:
 async def stream(request: HttpRequest) -> StreamingHttpResponse:
     async def rows() -> AsyncIterator[str]:
         for _ in range(5):
-            if "borrow" in request.GET:
-                with threads.borrow():
+            if "release" in request.GET:
+                with threads.acquire_thread():
                     count = await ContentType.objects.acount()
             else:
                 count = await ContentType.objects.acount()

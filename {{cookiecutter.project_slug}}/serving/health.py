@@ -34,7 +34,7 @@ def migrations() -> str | None:
     return None
 
 
-# Anyone may ask, at any rate: one thread checks for all that ask meanwhile.
+# Any number of probes may arrive: one thread checks for all of them.
 class Probe:
     def __init__(self, *checks: Callable[[], str | None]) -> None:
         self.checks = checks

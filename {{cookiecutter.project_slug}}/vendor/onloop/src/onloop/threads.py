@@ -49,11 +49,11 @@ class NoThread(Refusal):
 
 
 @contextmanager
-def borrow() -> Iterator[None]:
-    """Give the request's thread back to the others when the block ends.
+def acquire_thread() -> Iterator[None]:
+    """Acquire a thread for the calls in the block, and release it at the end.
 
-    For streams and other code that needs the database now and then. Whatever else the
-    request did in its thread, it is given back unless a call still runs in it or a
+    For streams and other code that needs the database now and then. A thread that the
+    request had acquired before is released too, unless a call still runs in it or a
     transaction is open; the next call acquires another. Cursors, and iterators over
     them, must not leave the block. Without onloop's handler it does nothing.
     """
@@ -62,12 +62,12 @@ def borrow() -> Iterator[None]:
     if not isinstance(executor, RequestThread):
         yield
         return
-    executor.borrows += 1
+    executor.open_blocks += 1
     try:
         yield
     finally:
-        executor.borrows -= 1
-        executor.give_back()
+        executor.open_blocks -= 1
+        executor.release_if_unused()
 
 
 class Worker:
@@ -260,14 +260,14 @@ class ThreadPool:
         worker.put(None)
 
     def note_stream(self, thread: "RequestThread") -> None:
-        """Of a stream that holds a thread, and not only to borrow it."""
+        """Of a stream that holds a thread, and not only for a block."""
         self.streams.add(thread)
         now = time.monotonic()
         if len(self.streams) * 2 > self.limit and now >= self._next_warning:
             self._next_warning = now + WARNING_INTERVAL
             logger.warning(
                 "Streams hold %d of %d threads (REQUEST_THREADS) until they end: let "
-                "them use the database within onloop.threads.borrow()",
+                "them use the database within onloop.threads.acquire_thread()",
                 len(self.streams),
                 self.limit,
             )
@@ -320,8 +320,8 @@ class RequestThread(Executor):
     # to tell the middlewares of an exception.
     _refused = False
     _is_stream = False
-    # How many blocks of borrow() it is in.
-    borrows = 0
+    # How many blocks of acquire_thread() it is in.
+    open_blocks = 0
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
@@ -458,16 +458,16 @@ class RequestThread(Executor):
         self._note_stream()
 
     def _note_stream(self) -> None:
-        if self._is_stream and self._worker is not None and not self.borrows:
+        if self._is_stream and self._worker is not None and not self.open_blocks:
             self._pool.note_stream(self)
 
-    def give_back(self) -> None:
+    def release_if_unused(self) -> None:
         """Release the thread if nothing runs and nothing is open in it."""
         if (
             self._worker is not None
             and not self.running
             and not self._worker.is_unfinished
-            and not self.borrows
+            and not self.open_blocks
         ):
             self._release()
 
