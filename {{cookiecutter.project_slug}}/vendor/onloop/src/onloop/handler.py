@@ -37,7 +37,14 @@ from onloop import logging as onloop_logging
 from onloop import outcome
 from onloop._compat import defined_in
 from onloop.inlining import InliningHandler
-from onloop.outcome import Delivery, DisconnectWatcher, LateBody, RequestEnd, Send
+from onloop.outcome import (
+    Delivery,
+    DisconnectWatcher,
+    LateBody,
+    Refusal,
+    RequestEnd,
+    Send,
+)
 from onloop.threads import LIMIT, NoThread, RequestThread, ThreadPool
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -65,10 +72,10 @@ DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
 
 
 class ASGIHandler(InliningHandler, DjangoASGIHandler):
-    # Any request; until then none is asked.
+    # Whether any request was, so that others need not be looked at until then.
     has_refused = False
 
-    # Not in __init__(), which the handler of runserver's static files does without.
+    # Not in __init__(), which subclasses may do without, as Django's own do.
     @cached_property
     def threads(self) -> ThreadPool:
         return ThreadPool(getattr(settings, "REQUEST_THREADS", LIMIT))
@@ -138,19 +145,19 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def shutdown(self) -> None:
         start = time.monotonic()
+        end = start + END_TIMEOUT
         pools = (self.threads, self.closing_threads)
         ending = [asyncio.ensure_future(pool.shutdown()) for pool in pools]
-        await self.end_requests()
-        left = max(0, start + END_TIMEOUT - time.monotonic())
+        await self.end_requests(end)
+        left = max(0, end - time.monotonic())
         await asyncio.wait([*ending, *self.pending_closes], timeout=left)
         # Last, for it writes what was logged until now.
         await onloop_logging.stop(start + SHUTDOWN_TIMEOUT - time.monotonic())
 
-    async def end_requests(self) -> None:
-        """Let those that the server has just cancelled come to their end."""
-        limit = time.monotonic() + END_TIMEOUT
+    async def end_requests(self, end: float) -> None:
+        """Let those that the server has just cancelled come to their end until then."""
         await asyncio.sleep(0)
-        while self.running and time.monotonic() < limit:  # noqa: ASYNC110
+        while self.running and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for delivery in self.running:
             delivery.abandon()
@@ -171,8 +178,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 body = await read(receive)
             except TimeoutError:
                 body = BytesIO()
-                delivery.refusal = self.late_body(scope)
-                self.has_refused = True
+                self.refuse(delivery, self.late_body(scope))
                 receive = partial(receive_disconnect, receive)
             delivery.upload = time.perf_counter() - start
             with closing(body), self.threads.thread() as thread:
@@ -181,8 +187,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                     try:
                         await request_started.asend(sender=type(self), scope=scope)
                     except NoThread as exc:
-                        delivery.refusal = exc
-                        self.has_refused = True
+                        self.refuse(delivery, exc)
                 response: Any
                 request, response = self.create_request(scope, body)
                 listen = partial(self.listen_for_disconnect, receive)
@@ -240,6 +245,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             return first.pop() if first else await receive()
 
         return await super().read_body(replayed)
+
+    def refuse(self, delivery: Delivery, refusal: Refusal) -> None:
+        """Let resolve_request() raise it, within the middlewares."""
+        delivery.refusal = refusal
+        self.has_refused = True
 
     def late_body(self, scope: Mapping[str, Any]) -> LateBody:
         late = LateBody(f"No whole request within {self.request_timeout:g} seconds")
@@ -340,7 +350,6 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         return response
 
     def resolve_request(self, request: Any) -> Any:
-        # Within the middlewares, which are to see the response.
         delivery = self.has_refused and outcome.delivery_of(request)
         if delivery and delivery.refusal is not None:
             raise delivery.refusal
