@@ -18,7 +18,7 @@ from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.handlers.base import BaseHandler
 from django.core.signals import request_finished, request_started
 from django.db import connection
-from django.http import HttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import get_urlconf, set_urlconf
 from onloop.handler import ASGIHandler
 from onloop.outcome import SCOPE_KEY, RequestEnd, observe
@@ -54,6 +54,40 @@ async def observed(settings: Any) -> AsyncIterator[ASGIHandler]:
     handler = ASGIHandler()
     yield handler
     await handler.threads.shutdown()
+
+
+def with_headers() -> HttpResponse:
+    response = HttpResponse("f\u00fcr", status=201, headers={"x-Note": "", "Y": "f\u00fcr"})
+    response.headers["X-NOTE"] = "the last one counts"
+    response.set_cookie("a", "1; 2", max_age=60, samesite="Lax")
+    response.delete_cookie("b")
+    return response
+
+
+@pytest.mark.parametrize(
+    "make_response",
+    [
+        with_headers,
+        HttpResponse,
+        lambda: HttpResponse(b"x" * 2**16),
+        lambda: HttpResponse(b"x" * (2**16 + 1)),
+        lambda: StreamingHttpResponse(iter([b"1", b"2"])),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume:Warning")
+async def test_sends_what_djangos_handler_sends(make_response: Any) -> None:
+    sent: list[list[Any]] = []
+    for handler in (ASGIHandler(), DjangoASGIHandler()):
+        messages: list[Any] = []
+
+        async def send(message: Any, messages: list[Any] = messages) -> None:
+            messages.append(message)
+
+        await handler.send_response(make_response(), send)
+        sent.append(messages)
+    ours, djangos = sent
+    assert ours == djangos
+    assert ours[0]["status"] == make_response().status_code
 
 
 @contextlib.contextmanager

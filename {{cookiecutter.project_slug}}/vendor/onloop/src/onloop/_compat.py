@@ -59,7 +59,7 @@ NAMES = {
         HttpRequest._load_post_and_files#_post HttpRequest.close#_files
     """,
     "django.http.response": """
-        HttpResponseBase.close#_handler_class
+        HttpResponseBase.close#_handler_class ResponseHeaders.__init__#_store
         StreamingHttpResponse.__aiter__#streaming_content
         StreamingHttpResponse._set_streaming_content#_iterator
     """,

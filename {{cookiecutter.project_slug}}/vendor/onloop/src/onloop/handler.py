@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
 from contextvars import copy_context
 from functools import partial
 from inspect import unwrap
@@ -72,9 +71,6 @@ DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
 
 
 class ASGIHandler(InliningHandler, DjangoASGIHandler):
-    # Whether any request was, so that others need not be looked at until then.
-    has_refused = False
-
     # Not in __init__(), which subclasses may do without, as Django's own do.
     @cached_property
     def threads(self) -> ThreadPool:
@@ -181,7 +177,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 self.refuse(delivery, self.late_body(scope))
                 receive = partial(receive_disconnect, receive)
             delivery.upload = time.perf_counter() - start
-            with closing(body), self.threads.thread() as thread:
+            with body, self.threads.thread() as thread:
                 set_script_prefix(asgi.get_script_prefix(scope))
                 if not only_django_listens(request_started, type(self)):
                     try:
@@ -194,7 +190,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 completed = False
                 reached_middleware = True
                 try:
-                    async with DisconnectWatcher(delivery, listen):
+                    with DisconnectWatcher(delivery, listen):
                         if request is not None:
                             response = await self.run_get_response(request)
                         if response.streaming:
@@ -249,7 +245,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
     def refuse(self, delivery: Delivery, refusal: Refusal) -> None:
         """Let resolve_request() raise it, within the middlewares."""
         delivery.refusal = refusal
-        self.has_refused = True
+        # Not before, for each request would pay for it.
+        vars(self)["resolve_request"] = self.resolve_or_refuse
 
     def late_body(self, scope: Mapping[str, Any]) -> LateBody:
         late = LateBody(f"No whole request within {self.request_timeout:g} seconds")
@@ -323,6 +320,23 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             or (self.caches_need_close and caches.all(initialized_only=True))
         )
 
+    async def send_response(self, response: Any, send: Send) -> None:
+        content = b"" if response.streaming else response.content
+        if response.streaming or len(content) > self.chunk_size:
+            await super().send_response(response, send)
+            return
+        # Differs from Django's in that it looks up no header by its name.
+        headers = [
+            (name.encode("ascii"), value.encode("latin1"))
+            for name, value in response.headers._store.values()
+        ]
+        for cookie in response.cookies.values():
+            headers.append((b"Set-Cookie", cookie.OutputString().encode("ascii")))
+        status = response.status_code
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+
     async def send_stream(self, response: HttpResponseBase, send: Send) -> None:
         try:
             await self.send_response(response, send)
@@ -349,8 +363,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 await sync_to_async(log, thread_sensitive=False)()
         return response
 
-    def resolve_request(self, request: Any) -> Any:
-        delivery = self.has_refused and outcome.delivery_of(request)
+    def resolve_or_refuse(self, request: Any) -> Any:
+        delivery = outcome.delivery_of(request)
         if delivery and delivery.refusal is not None:
             raise delivery.refusal
         return super().resolve_request(request)

@@ -158,7 +158,9 @@ class Delivery:
 
     async def _send_start(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
-        self.started, self.headers = True, message["headers"]
+        self.started = True
+        if self.is_traced:
+            self.headers = message["headers"]
 
     async def _send_part(self, send: Send, message: Mapping[str, Any]) -> None:
         await send(message)
@@ -420,7 +422,7 @@ class DisconnectWatcher:
         self._delivery = delivery
         self._listen = listen
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -429,7 +431,7 @@ class DisconnectWatcher:
         self._start = asyncio.get_running_loop().call_soon(self._start_listener)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, exc_type: object, exc: BaseException | None, traceback: object
     ) -> bool:
         self._exited = True

@@ -124,18 +124,10 @@ class Freezer:
 def freeze_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """The fields as they are now, and about how many bytes they take."""
     values = fields.values()
-    size = 0
-    for value in values:
-        kind = type(value)
-        if kind is str:
-            size += len(value)
-        elif kind not in IMMUTABLE:
-            break
-    else:
-        if size < 500:
-            return fields, size
+    if IMMUTABLE.issuperset(map(type, values)):
+        size = sum(map(getsizeof, values))
         if size < MAX_FIELD:
-            return fields, sum(map(getsizeof, values))
+            return fields, size
     freezer = Freezer()
     return freezer.freeze(fields), freezer.size
 
