@@ -57,7 +57,9 @@ async def observed(settings: Any) -> AsyncIterator[ASGIHandler]:
 
 
 def with_headers() -> HttpResponse:
-    response = HttpResponse("f\u00fcr", status=201, headers={"x-Note": "", "Y": "f\u00fcr"})
+    response = HttpResponse(
+        "f\u00fcr", status=201, headers={"x-Note": "", "Y": "f\u00fcr"}
+    )
     response.headers["X-NOTE"] = "the last one counts"
     response.set_cookie("a", "1; 2", max_age=60, samesite="Lax")
     response.delete_cookie("b")

@@ -175,41 +175,26 @@ class Delivery:
             raise asyncio.CancelledError
 
 
-class _Done:
-    def __await__(self) -> Iterator[Any]:
-        return iter(())
-
-
-DONE: Any = _Done()
-
-
+@types.coroutine
 def send_last(
     send: Send, message: Mapping[str, Any], context: Context
-) -> Awaitable[None]:
+) -> Generator[Any, Any, None]:
     """Send the last message in the context in which the request began.
 
     A server may begin the next request of the connection while it sends the last
     message of this one, and so in a copy of the context that it finds.
     """
     steps: Any = send(message).__await__()
-    try:
-        future = context.run(next, steps)
-    except StopIteration:
-        return DONE  # type: ignore[no-any-return]
-    return _send_rest(steps, future, context)
-
-
-@types.coroutine
-def _send_rest(steps: Any, future: Any, context: Context) -> Generator[Any, Any, None]:
+    step = partial(next, steps)
     while True:
-        try:
-            step = partial(steps.send, (yield future))
-        except BaseException as exc:  # noqa: BLE001
-            step = partial(steps.throw, exc)
         try:
             future = context.run(step)
         except StopIteration:
             return
+        try:
+            step = partial(steps.send, (yield future))
+        except BaseException as exc:  # noqa: BLE001
+            step = partial(steps.throw, exc)
 
 
 def call(on_end: Callable[[RequestEnd], None], end: RequestEnd) -> None:
