@@ -18,6 +18,8 @@ from django.core.signals import (
     request_started,
 )
 from django.http import HttpRequest, HttpResponse
+from django.template import engines
+from django.template.response import SimpleTemplateResponse
 from django.urls import path
 from django.utils.decorators import async_only_middleware
 from django.utils.deprecation import MiddlewareMixin
@@ -25,7 +27,7 @@ from onloop.handler import ASGIHandler
 from onloop.threads import NoThread, ThreadPool
 
 from . import views
-from .conftest import Conversation, fetch, until
+from .conftest import Answer, Conversation, fetch, until
 
 
 @pytest.fixture
@@ -257,6 +259,77 @@ async def test_refused_request_is_answered_with_503(
     await handler.threads.shutdown()
 
 
+def page(request: HttpRequest, exception: Exception) -> HttpResponse:
+    views.events.append(f"{threading.current_thread().name} {type(exception).__name__}")
+    return HttpResponse("Busy", status=503, headers={"Retry-After": "a view's"})
+
+
+def template_response(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return SimpleTemplateResponse(engines["django"].from_string("Busy"), status=503)
+
+
+def failing(request: HttpRequest, exception: Exception) -> HttpResponse:
+    raise RuntimeError("the page fails")
+
+
+async def refused(settings: Any, handler503: Any) -> Answer:
+    settings.ROOT_URLCONF = __name__
+    settings.REQUEST_THREADS = 1
+    handler = ASGIHandler()
+    handler.threads.wait_seconds = 0.01
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(f"{__name__}.handler503", handler503, raising=False)
+        async with taken(handler.threads):
+            answer = await fetch(handler, "/sync/")
+    await handler.threads.shutdown()
+    assert answer.status == 503
+    assert answer.header("retry-after") == ["10"]
+    return answer
+
+
+@pytest.mark.parametrize("handler503", [page, f"{__name__}.page"])
+async def test_refused_request_gets_the_page_of_handler503_on_the_loop(
+    settings: Any, caplog: pytest.LogCaptureFixture, handler503: Any
+) -> None:
+    answer = await refused(settings, handler503)
+    assert answer.body == b"Busy"
+    assert answer.header("content-type") == ["text/html; charset=utf-8"]
+    # Of the middlewares.
+    assert answer.header("x-frame-options") == ["DENY"]
+    assert views.events == ["MainThread NoThread"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_handler503_may_return_a_template_response(settings: Any) -> None:
+    assert (await refused(settings, template_response)).body == b"Busy"
+
+
+async def test_handler503_that_fails_is_logged_and_replaced_by_plain_text(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await refused(settings, failing)
+    assert answer.body == b"Service Unavailable\n"
+    assert answer.header("content-type") == ["text/plain"]
+    error, warning = caplog.records
+    assert (error.getMessage(), error.levelname) == ("handler503 failed", "ERROR")
+    assert error.exc_info
+    assert warning.levelname == "WARNING"
+
+
+async def test_late_body_gets_the_page_of_handler504(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ROOT_URLCONF = __name__
+    settings.REQUEST_TIMEOUT = 0.01
+    monkeypatch.setattr(f"{__name__}.handler504", page, raising=False)
+    conversation = Conversation("/sync/", "POST")
+    conversation.incoming.get_nowait()
+    answer = await conversation.run(ASGIHandler())
+    assert answer.body == b"Busy"
+    assert answer.header("connection") == ["close"]
+    assert views.events == ["MainThread LateBody"]
+
+
 async def test_request_whose_start_nobody_could_be_told_is_refused(
     settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -347,7 +420,11 @@ async def upload(request: HttpRequest) -> HttpResponse:
 
 
 uploads: list[Any] = []
-urlpatterns = [path("", views.hello), path("upload/", upload)]
+urlpatterns = [
+    path("", views.hello),
+    path("sync/", views.synchronous),
+    path("upload/", upload),
+]
 handler404 = views.not_found
 
 

@@ -44,6 +44,8 @@ SECURE_CSP = {
 }
 # % endif
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = not DEBUG
+if not DEBUG:
+    CSRF_FAILURE_VIEW = "serving.errors.csrf_failure"
 
 LOG_FORMAT = env.choice("LOG_FORMAT", ["text", "logfmt", "json"])
 LOG_LEVEL = env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])

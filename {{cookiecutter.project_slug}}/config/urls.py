@@ -1,4 +1,8 @@
+from functools import partial
+
 from django.urls import URLPattern, URLResolver, include, path
+
+from serving.errors import error_response
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("home.urls")),
@@ -6,3 +10,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", include("config.admin")),
     # % endif
 ]
+# 503: no free thread; 504: REQUEST_TIMEOUT is over.
+handler400, handler403, handler404, handler500, handler503, handler504 = (
+    partial(error_response, status=status) for status in (400, 403, 404, 500, 503, 504)
+)

@@ -11,13 +11,14 @@ import structlog
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 from onloop import server_timing
 from onloop.logging import bind_fields
 from onloop.outcome import RequestEnd, observe, upload_seconds
 
+from serving.errors import error_response
 from serving.header import CONDITIONS, parse_header
 from serving.health import PROBES, GetResponse
 
@@ -144,7 +145,6 @@ def deadline(get_response: GetResponse) -> GetResponse:
                 return await get_response(request)
         except TimeoutError:
             # Only the deadline's: what a view raises is a response by now.
-            message = f"No answer within {seconds:g} seconds.\n"
-            return HttpResponse(message, status=504, content_type="text/plain")
+            return error_response(request, status=504)
 
     return middleware

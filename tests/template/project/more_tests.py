@@ -52,6 +52,11 @@ def own_pages(own_middleware: None, settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
 
 
+async def test_missing_page_makes_no_further_thread_hop(thread_hops: Any) -> None:
+    [hop] = await thread_hops("/nowhere/")
+    assert hop.what.endswith("response_for_exception")
+
+
 def test_values_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEBUG", "True")
     monkeypatch.setenv("ALLOWED_HOSTS", "a.example, b.example,")

@@ -64,6 +64,7 @@ NAMES = {
         StreamingHttpResponse._set_streaming_content#_iterator
     """,
     "django.middleware.csrf": "CsrfViewMiddleware._reject",
+    "django.urls": "URLResolver.urlconf_module get_callable get_resolver get_urlconf",
     "django.utils.deprecation": "MiddlewareMixin.__acall__",
     "django.utils.functional": """
         LazyObject.__init__#_wrapped SimpleLazyObject.__init__#_setupfunc empty

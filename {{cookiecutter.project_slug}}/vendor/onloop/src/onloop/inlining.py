@@ -12,6 +12,7 @@ CurrentSiteMiddleware (they read caches and the database), XViewMiddleware.
 RemoteUserMiddleware is asynchronous by itself.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from functools import update_wrapper, wraps
 from inspect import iscoroutinefunction
@@ -29,6 +30,7 @@ from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.csrf import CsrfViewMiddleware
+from django.urls import get_callable, get_resolver, get_urlconf
 from django.utils import deprecation
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.functional import SimpleLazyObject, empty
@@ -38,6 +40,8 @@ from django.utils.translation import trans_real
 from onloop._chain import is_called_by_mixin
 from onloop._compat import defined_in
 from onloop.outcome import Refusal
+
+logger = logging.getLogger("onloop.handler")
 
 # Compressing or hashing this many bytes takes about as long as a thread hop.
 MAX_INLINE_BYTES = 4096
@@ -361,10 +365,19 @@ async def convert(request: HttpRequest, exc: Exception) -> Any:
 
 def refuse(request: HttpRequest, exc: Refusal) -> HttpResponse:
     """On the loop: that there is no thread may be the reason."""
-    response = HttpResponse(
-        status=exc.status, content_type="text/plain", headers=exc.headers
-    )
+    response = HttpResponse(status=exc.status, content_type="text/plain")
     response.content = f"{response.reason_phrase}\n"
+    name = f"handler{exc.status}"
+    try:
+        # Django's resolve_error_handler() knows no handler that Django has not itself.
+        urlconf = get_resolver(get_urlconf()).urlconf_module
+        if handler := getattr(urlconf, name, None):
+            page = get_callable(handler)(request, exception=exc)
+            response = page.render() if hasattr(page, "render") else page
+    except Exception:
+        logger.exception("%s failed", name)
+    for header, value in exc.headers.items():
+        response.headers[header] = value
     log_response(
         *("%s: %s", exc, request.path),
         response=response,
