@@ -1,12 +1,10 @@
 """What a service promises and its owner need not test; put into its tests by a test."""
 
-import asyncio
 import importlib
 import logging
 import os
 import re
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -17,13 +15,10 @@ from config.environment import Environment
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.db.backends.signals import connection_created
-from django.db.migrations.exceptions import NodeNotFoundError
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
 from onloop.server_timing import watch_connection
-from serving.health import Probe, database, migrations
 from tests.conftest import LogLines
 
 ROOT = Path(__file__).parent.parent
@@ -344,63 +339,3 @@ async def test_caplog_sees_lines_of_structlog_and_of_the_standard_library(
         structlog.get_logger("shop").info("Shipped")
     assert caplog.messages[0] == "Paid 7 EUR"
     assert "Shipped" in caplog.messages[1]
-
-
-async def status(probe: Probe) -> int:
-    response = await probe(HttpRequest())
-    return response.status_code
-
-
-async def forget(probe: Probe) -> None:
-    """As after a second."""
-    await asyncio.to_thread(probe.thread.join)
-    probe.kept_until = 0
-
-
-async def test_probes_that_ask_meanwhile_share_one_check_for_a_second() -> None:
-    checks = []
-    released = Event()
-
-    def check() -> None:
-        checks.append(1)
-        assert released.wait(5)
-
-    async def release() -> int:
-        released.set()
-        return 0
-
-    probe = Probe(check)
-    asked = [status(probe) for _ in range(100)]
-    assert {*await asyncio.gather(*asked, release())} == {200, 0}
-    assert await status(probe) == 200
-    assert len(checks) == 1
-    await forget(probe)
-    assert await status(probe) == 200
-    assert len(checks) == 2
-
-
-@pytest.mark.django_db
-async def test_migrations_are_looked_at_until_they_are_applied(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plans: list[list[Any]] = [[], [("home.0001_initial", False)]]
-    monkeypatch.setattr(MigrationExecutor, "migration_plan", lambda *_: plans.pop())
-    probe = Probe(database, migrations)
-    found = []
-    for _ in range(3):
-        found.append(await status(probe))
-        await forget(probe)
-    assert found == [503, 200, 200]
-    assert plans == []
-
-
-async def test_migrations_that_cannot_be_read_are_not_ready_and_say_why(
-    log_lines: LogLines,
-) -> None:
-    def migrations() -> None:
-        raise NodeNotFoundError("no parent", ("home", "0002"))
-
-    assert await status(Probe(migrations)) == 503
-    error, warning = log_lines("serving.health")
-    assert (error["level"], warning["level"]) == ("error", "warning")
-    assert "NodeNotFoundError" in str(error)

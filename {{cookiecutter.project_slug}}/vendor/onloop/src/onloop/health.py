@@ -1,0 +1,79 @@
+"""Health checks that block, for any number of probes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Thread
+
+from django.db import Error, connections
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+Check = Callable[[], str | None]
+
+# Seconds, less than a result is kept.
+TIMEOUT = 0.9
+KEPT = 1
+
+logger = logging.getLogger("onloop.health")
+
+
+class HealthCheck:
+    """An async view that answers 200, or 503 with the check that failed, in JSON.
+
+    A check returns what is wrong, or None, and may block: the checks run in a thread of
+    their own, once for all requests that arrive meanwhile and within the next second.
+    After 0.9 seconds the one that hangs has failed. Those in ``until_passed`` run after
+    the others, and no more once all have passed. Clients learn neither the text of an
+    exception nor that of a database error; both are logged.
+    """
+
+    def __init__(self, *checks: Check, until_passed: Sequence[Check] = ()) -> None:
+        self.checks = checks
+        self.until_passed = until_passed
+        self.failed: dict[str, str] = {}
+        self.thread = Thread()
+        self.late_at = self.kept_until = 0.0
+
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        now = time.monotonic()
+        checks = [*self.checks, *self.until_passed]
+        if checks and now >= self.kept_until and not self.thread.is_alive():
+            self.done: Future[None] = Future()
+            # A daemon: the process can end while a database does not answer.
+            self.thread = Thread(
+                target=self.run, args=(checks,), name="health", daemon=True
+            )
+            self.thread.start()
+            self.late_at, self.kept_until = now + TIMEOUT, now + KEPT
+        if (left := self.late_at - now) > 0:
+            await asyncio.wait([asyncio.wrap_future(self.done)], timeout=left)
+        body = {"status": "failed", "failed": self.failed}
+        return JsonResponse(
+            body if self.failed else {"status": "ok"},
+            status=503 if self.failed else 200,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    def run(self, checks: Sequence[Check]) -> None:
+        for check in checks:
+            name = check.__name__
+            self.failed = {name: f"no answer within {TIMEOUT:g} seconds"}
+            try:
+                reason = cause = check()
+            except Error as error:
+                # Driver errors may contain host and user names.
+                reason, cause = "it cannot be reached", str(error).strip()
+            except Exception:
+                reason = cause = "it cannot be checked"
+                logger.exception("The check of the %s failed", name)
+            if reason:
+                self.failed = {name: reason}
+                logger.warning("Not ready: %s: %s", name, cause)
+                break
+        else:
+            self.failed = {}
+            self.until_passed = ()
+        self.done.set_result(None)
+        connections.close_all()
