@@ -90,7 +90,7 @@ PYTHONS = {
     *dir(RequestEnd),
     *dir(TracebackException(Exception, Exception(), None)),
     *dir(sys),
-    *("__wrapped__", "__getitem__", "__path__", "__file__"),
+    *("__wrapped__", "__getitem__", "__path__", "__file__", "__await__"),
 }
 OTHERS = {
     # What structlog puts into a record.
