@@ -9,6 +9,11 @@ REMOVE = {
     ("admin", "{{ cookiecutter.admin }}"): {
         "False": ["config/admin.py", "tests/test_users.py", "users"]
     },
+    ("api", "{{ cookiecutter.api }}"): {
+        "none": [
+            *("home/api.py", "home/migrations", "home/models.py", "tests/test_api.py"),
+        ]
+    },
     ("database", "{{ cookiecutter.database }}"): {
         "sqlite": ["conftest.py", "tests/postgresql.py"]
     },

@@ -37,6 +37,10 @@ SECURE_HSTS_PRELOAD = env.boolean("SECURE_HSTS_PRELOAD")
 SECURE_CSP = {
     "default-src": ["'self'"],
     "style-src": ["'self'", "<CSP_NONCE_SENTINEL>"],
+    # % if cookiecutter.api == "ninja"
+    # The icons in the style sheet of the API's UI.
+    "img-src": ["'self'", "data:"],
+    # % endif
     "object-src": ["'none'"],
     "base-uri": ["'none'"],
     "form-action": ["'self'"],
@@ -69,8 +73,13 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
+    # % endif
+    # % if cookiecutter.__static
     "django.contrib.staticfiles",
     "servestatic",
+    # % endif
+    # % if cookiecutter.api == "ninja"
+    "ninja",
     # % endif
 ]
 MIDDLEWARE = [
@@ -83,8 +92,10 @@ MIDDLEWARE = [
     # % if cookiecutter.django_version == "6.1"
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     # % endif
-    # % if cookiecutter.admin
+    # % if cookiecutter.__static
     "servestatic.middleware.ServeStaticMiddleware",
+    # % endif
+    # % if cookiecutter.admin
     "django.contrib.sessions.middleware.SessionMiddleware",
     # % endif
     "django.middleware.common.CommonMiddleware",
@@ -128,6 +139,8 @@ AUTH_PASSWORD_VALIDATORS = [
         *("CommonPassword", "NumericPassword"),
     )
 ]
+# % endif
+# % if cookiecutter.__static
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STORAGES = {

@@ -9,6 +9,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # % if cookiecutter.admin
     path("admin/", include("config.admin")),
     # % endif
+    # % if cookiecutter.api == "ninja"
+    path("api/", include("home.api")),
+    # % endif
 ]
 # 503: no free thread; 504: REQUEST_TIMEOUT is over.
 handler400, handler403, handler404, handler500, handler503, handler504 = (

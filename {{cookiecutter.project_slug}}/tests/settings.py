@@ -23,6 +23,8 @@ except ImproperlyConfigured as error:
 ALLOWED_HOSTS = ["127.0.0.1"]
 # % if cookiecutter.admin
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# % endif
+# % if cookiecutter.__static
 # Nobody ran collectstatic.
 SERVESTATIC_USE_FINDERS = True
 STORAGES = {

@@ -1,0 +1,116 @@
+"""An example resource below /api/; /api/docs is its UI."""
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F, QuerySet
+from django.http import HttpRequest
+from django.shortcuts import aget_object_or_404
+from ninja import Field, NinjaAPI, Schema, Status
+from ninja.errors import HttpError
+from ninja.pagination import PageNumberPagination, paginate
+from ninja.security import django_auth
+
+from home.models import Note, Revision
+
+# Where there are users, a request needs a login unless it says auth=None.
+has_users = apps.is_installed("django.contrib.auth")
+auth = django_auth if has_users else None
+api = NinjaAPI(title=settings.PROJECT_NAME, urls_namespace="api", auth=auth)
+
+
+class Text(Schema):
+    # PostgreSQL stores every character but this one.
+    text: str = Field(max_length=10_000, pattern="^[^\0]*$")
+
+
+class NewNote(Text):
+    title: str = Field(min_length=1, max_length=100, pattern="^[^\0]*$")
+
+
+class Change(Text):
+    version: int = Field(ge=1)
+
+
+class NoteOut(Schema):
+    id: int
+    title: str
+    text: str
+    version: int
+
+
+class Pages(PageNumberPagination):
+    class Input(PageNumberPagination.Input):
+        # The further back a page is, the more rows the database has to skip.
+        page: int = Field(1, ge=1, le=10_000)
+
+
+@api.get("/notes", response=list[NoteOut], auth=None)
+@paginate(Pages)
+async def list_notes(request: HttpRequest) -> QuerySet[Note]:
+    # Without an order a note might be on two pages, or on none.
+    return Note.objects.order_by("-pk")
+
+
+@api.post("/notes", response={201: NoteOut})
+async def create_note(request: HttpRequest, new: NewNote) -> Status[Note]:
+    try:
+        return Status(201, await insert(new))
+    except IntegrityError:
+        # To look first would not do: two requests may look at the same time.
+        raise HttpError(409, "There is a note with this title.") from None
+
+
+@api.get("/notes/{int:pk}", response=NoteOut, auth=None)
+async def get_note(request: HttpRequest, pk: int) -> Note:
+    return await aget_object_or_404(Note, pk=pk)
+
+
+@api.patch("/notes/{int:pk}", response=NoteOut)
+async def change_note(request: HttpRequest, pk: int, change: Change) -> Note:
+    if note := await update(pk, change):
+        return note
+    await aget_object_or_404(Note, pk=pk)
+    raise HttpError(409, "The note has changed since you read this version.")
+
+
+@api.delete("/notes/{int:pk}", response={204: None})
+async def delete_note(request: HttpRequest, pk: int) -> Status[None]:
+    if not await remove(pk):
+        raise HttpError(404, "Not Found")
+    return Status(204, None)
+
+
+# A transaction is one synchronous function, in one thread from beginning to end. The
+# thread goes on when the request is cancelled: all of it is committed, or nothing.
+@sync_to_async
+@transaction.atomic
+def insert(new: NewNote) -> Note:
+    note = Note.objects.create(title=new.title, text=new.text)
+    note.revisions.create(version=note.version, text=note.text)
+    return note
+
+
+@sync_to_async
+@transaction.atomic
+def update(pk: int, change: Change) -> Note | None:
+    # The version is compared by the statement that changes it. A look before it could
+    # be out of date, and select_for_update() does nothing on SQLite.
+    note = Note.objects.filter(pk=pk, version=change.version)
+    if not note.update(text=change.text, version=F("version") + 1):
+        return None
+    version = change.version + 1
+    Revision.objects.create(note_id=pk, version=version, text=change.text)
+    return Note.objects.get(pk=pk)
+
+
+@sync_to_async
+@transaction.atomic
+def remove(pk: int) -> bool:
+    note = Note.objects.filter(pk=pk)
+    # Locks the note, so that no change adds a revision meanwhile.
+    return bool(note.update(version=F("version") + 1) and note.delete())
+
+
+urlpatterns, app_name = api.urls[0], api.urls_namespace
