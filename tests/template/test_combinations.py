@@ -104,6 +104,13 @@ FILES_BY_ANSWER = {
         "users/migrations/__init__.py",
         "users/models.py",
     },
+    ("api", "ninja"): {
+        "home/api.py",
+        "home/migrations/0001_initial.py",
+        "home/migrations/__init__.py",
+        "home/models.py",
+        "tests/test_api.py",
+    },
     ("database", "postgresql"): {"conftest.py", "tests/postgresql.py"},
     ("deploy", "docker"): DOCKER,
     ("deploy", "kubernetes"): DOCKER
@@ -125,6 +132,11 @@ CARRYING = {
     "success": {200},
     "always": {200, 404},
     "never": set(),
+}
+# What a page loads, by the names that collectstatic gives. The UI loads nothing else.
+ASSETS = {
+    "/admin/login/": r"/static/admin/css/login\.\w+\.css",
+    "/api/docs": r".+",
 }
 
 
@@ -247,7 +259,7 @@ def test_served_by_the_documented_command(
         "ALLOWED_HOSTS": "127.0.0.1",
         "DEBUG": "",
     }
-    if service.answers["admin"] == "true":
+    if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
         service.run("uv run manage.py collectstatic --noinput", **production)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **production, **database) as server:
@@ -265,7 +277,10 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
     pages = {"/": 200, "/hello/you/": 200, "/nowhere/": 404}
     if service.answers["admin"] == "true":
         pages["/admin/login/"] = 200
-    for path, status in pages.items():
+    if service.answers["api"] == "ninja":
+        pages |= {"/api/docs": 200, "/api/notes": 200}
+    requests = list(pages.items())
+    for path, status in requests:
         answer = server.get(path)
         assert answer.status == status, answer.body
         # It would name the product.
@@ -277,14 +292,13 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
             title = html.escape(service.answers["project_name"])
             assert f"<title>{title}</title>" in answer.body
             assert ('href="/admin/"' in answer.body) == ("/admin/login/" in pages)
-        if path == "/admin/login/":
-            [css] = re.findall(
-                r'href="(/static/admin/css/login\.\w+\.css)"', answer.body
-            )
-            assert server.get(css).status == 200
-    if service.answers["admin"] == "true":
-        pages[css] = 200
-    return list(pages.items())
+            assert ('href="/api/docs"' in answer.body) == ("/api/docs" in pages)
+        if files := ASSETS.get(path):
+            found = re.findall(r'(?:href|src)="(.*?)"', answer.body)
+            assets = [file for file in found if re.fullmatch(files, file)]
+            assert assets, found
+            requests += [(asset, 200) for asset in assets]
+    return requests
 
 
 def check_log(

@@ -504,7 +504,7 @@ def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
     bake: Bake, tmp_path: Path
 ) -> None:
     service = bake(admin="false", deploy="none").copy(tmp_path / "changed")
-    greeting, _ = service.readme_python()
+    [greeting] = [c for c in service.readme_python() if "class Greeting" in c]
     (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
     last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
     added = f'{last}    "home.middleware.GreetingMiddleware",\n'

@@ -1,0 +1,111 @@
+"""Changes at the same time, and the README's example with plain views."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.template.conftest import Bake
+from tests.template.prompts import COMBINATIONS, name
+from tests.template.service import Service
+
+# Those that test_combinations.py installs.
+NINJA = {row["database"]: row for row in COMBINATIONS if row["api"] == "ninja"}
+RACE = """\
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from home.api import Change, NewNote, insert, remove, update
+from home.models import Note, Revision
+
+barrier = Barrier(8)
+note = insert.func(NewNote(title="Milk", text=""))
+
+
+def race(number):
+    barrier.wait()
+    return bool(update.func(note.pk, Change(text=f"{number}", version=1)))
+
+
+def end(number):
+    barrier.wait()
+    if number == 0:
+        return remove.func(note.pk)
+    return bool(update.func(note.pk, Change(text=f"{number}", version=2)))
+
+
+with ThreadPoolExecutor(8) as pool:
+    print("changed", sum(pool.map(race, range(8))), Revision.objects.count())
+    pool_of_end = list(pool.map(end, range(8)))
+    print("removed", pool_of_end[0], Note.objects.count(), Revision.objects.count())
+"""
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, marks=pytest.mark.xdist_group(name(r))) for r in NINJA.values()],
+    ids=NINJA,
+)
+def test_of_changes_at_the_same_time_one_is_made(
+    bake: Bake,
+    row: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    service = bake(**row)
+    url = f"sqlite:///{tmp_path}/race.sqlite3"
+    if row["database"] == "postgresql":
+        url = request.getfixturevalue("new_database")()
+    service.run("uv run manage.py migrate", DATABASE_URL=url)
+    (tmp_path / "race.py").write_text(f"import django\ndjango.setup()\n{RACE}")
+    environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings"}
+    environment["PYTHONPATH"] = "."
+    output = service.run(f"uv run python {tmp_path}/race.py", **environment)
+    assert output.splitlines()[-2:] == ["changed 1 2", "removed True 0 0"]
+
+
+TEST = '''\
+"""As the README promises."""
+
+import pytest
+from django.test import AsyncClient
+
+from home.models import Note, Revision
+
+
+@pytest.mark.django_db
+async def test_notes(async_client: AsyncClient) -> None:
+    made = [await async_client.post("/notes/", {"text": text}) for text in "abc"]
+    assert [response.status_code for response in made] == [201, 201, 201]
+    url = f"/notes/{made[0].json()['id']}/"
+    assert (await async_client.post("/notes/", {})).json().keys() == {"text"}
+    assert (await async_client.post("/notes/", {"text": "\\0"})).status_code == 422
+    page = (await async_client.get("/notes/?page=x")).json()["notes"]
+    assert [note["text"] for note in page] == ["c", "b", "a"]
+    assert (await async_client.post(url, {"text": "d"})).status_code == 422
+    change = {"text": "d", "version": 1}
+    made = [await async_client.post(url, change) for turn in (1, 2)]
+    assert [response.status_code for response in made] == [200, 409]
+    assert (await Note.objects.aget(text="d")).version == 2
+    assert await Revision.objects.acount() == 1
+'''
+
+
+@pytest.mark.xdist_group("readme")
+def test_plain_views_of_the_readme_do_the_same(copied: Service) -> None:
+    models, views = (code for code in copied.readme_python() if "Note" in code)
+    (copied.path / "home" / "models.py").write_text(models)
+    (copied.path / "home" / "notes.py").write_text(views)
+    (copied.path / "tests" / "test_notes.py").write_text(TEST)
+    text = (copied.path / "README.md").read_text(encoding="utf-8")
+    paths = re.findall(r'`(path\("notes/.*?\))`', text)
+    assert len(paths) == 2
+    line = '    path("", views.index),\n'
+    added = "".join(f"    {path},\n" for path in paths)
+    copied.replace("home/urls.py", line, line + added)
+    copied.replace("home/urls.py", "import views", "import notes, views")
+    copied.run("uv run --no-sync manage.py makemigrations home")
+    copied.run("uv run --no-sync ruff check .")
+    copied.run("uv run --no-sync ruff format --check .")
+    test = "uv run --no-sync pytest -p no:cacheprovider tests/test_notes.py"
+    assert " 1 passed in " in copied.run(test)
