@@ -18,7 +18,7 @@ import yaml
 from tests.template import interpreters
 from tests.template.conftest import Bake
 from tests.template.linters import LINTED, lint
-from tests.template.prompts import COMBINATIONS, choices
+from tests.template.prompts import CODE, COMBINATIONS, choices, code_of
 from tests.template.service import Service, free_port, inherited, succeed
 
 # One service for each linter would prove no more than these two.
@@ -75,26 +75,30 @@ def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> No
 
 # All combinations.
 
-PROMPTS = ("database", "admin", "deploy", "ci")
+PROMPTS = (*CODE, "deploy", "ci")
+# Neither file depends on the answer to the other.
+FILES = [(deploy, "github") for deploy in choices("deploy")]
+FILES += [("docker", ci) for ci in choices("ci") if ci != "github"]
 
 
 @pytest.mark.xdist_group("every combination")
 def test_every_combination_has_valid_files_and_tested_code(
     bake: Bake, tmp_path: Path
 ) -> None:
-    """test_combinations.py runs a service for each database with and without admin,
-    and not for each way to deploy it and each CI: these must not change its code.
+    """test_combinations.py runs a service for each database with and without admin and
+    API, and not for each way to deploy it and each CI: these must not change its code.
     """
     code: dict[tuple[str, ...], set[str]] = {}
     linted: dict[str, set[str]] = {name: set() for name in LINTED}
-    for values in itertools.product(*map(choices, PROMPTS)):
+    for *answers, files_of in itertools.product(*map(choices, CODE), FILES):
+        values = (*answers, *files_of)
         service = bake(**dict(zip(PROMPTS, values, strict=True)))
         files = {
             name: (service.path / name).read_text(encoding="utf-8")
             for name in sorted(service.files())
         }
         python = [item for item in files.items() if item[0].endswith(".py")]
-        code.setdefault(values[:2], set()).add(repr(python))
+        code.setdefault(values[:3], set()).add(repr(python))
         for name, text in files.items():
             if (base := Path(name).name) in linted:
                 linted[base].add(text)
@@ -103,9 +107,9 @@ def test_every_combination_has_valid_files_and_tested_code(
         assert bool(manifests) == (service.answers["deploy"] == "kubernetes")
         for document in manifests.values():
             kubernetes_validate.validate(document, RELEASES[-1], strict=True)
-    assert len(code) == 4
+    assert len(code) == 8
     assert {key for key, texts in code.items() if len(texts) > 1} == set()
-    assert {tuple(row[p] for p in PROMPTS[:2]) for row in COMBINATIONS} == set(code)
+    assert code_of(COMBINATIONS) == set(code)
     for name, texts in linted.items():
         assert texts, name
         # zizmor knows a workflow by its folder.
