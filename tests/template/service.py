@@ -146,7 +146,8 @@ class Server:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             fields = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, fields, response.read().decode())
+            body = response.read().decode(errors="replace")
+            return Answer(response.status, fields, body)
         finally:
             connection.close()
 
