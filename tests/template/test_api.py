@@ -36,8 +36,8 @@ def end(number):
 
 with ThreadPoolExecutor(8) as pool:
     print("changed", sum(pool.map(race, range(8))), Revision.objects.count())
-    pool_of_end = list(pool.map(end, range(8)))
-    print("removed", pool_of_end[0], Note.objects.count(), Revision.objects.count())
+    ended = list(pool.map(end, range(8)))
+    print("removed", ended[0], Note.objects.count(), Revision.objects.count())
 """
 
 
