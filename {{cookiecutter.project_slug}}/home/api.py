@@ -5,14 +5,15 @@ from django.apps import apps
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import aget_object_or_404
 from ninja import Field, NinjaAPI, Schema, Status
-from ninja.errors import HttpError
+from ninja.errors import HttpError, ValidationError
 from ninja.pagination import PageNumberPagination, paginate
 from ninja.security import django_auth
 
 from home.models import Note, Revision
+from serving.errors import error_response
 
 # Where there are users, a request needs a login unless it says auth=None.
 has_users = apps.is_installed("django.contrib.auth")
@@ -111,6 +112,22 @@ def remove(pk: int) -> bool:
     note = Note.objects.filter(pk=pk)
     # Locks the note, so that no change adds a revision meanwhile.
     return bool(note.update(version=F("version") + 1) and note.delete())
+
+
+# Errors have the form that they have everywhere in the service.
+@api.exception_handler(HttpError)
+def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+    return error_response(request, status=error.status_code, detail=error.message)
+
+
+@api.exception_handler(Http404)
+def not_found(request: HttpRequest, error: Http404) -> HttpResponse:
+    return error_response(request, status=404)
+
+
+@api.exception_handler(ValidationError)
+def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
+    return error_response(request, status=422, errors=error.errors)
 
 
 urlpatterns, app_name = api.urls[0], api.urls_namespace

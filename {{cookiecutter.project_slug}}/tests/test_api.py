@@ -68,7 +68,9 @@ async def test_note_is_created_changed_and_deleted(
     assert [r async for r in revisions] == [(1, "two bottles"), (2, "one")]
     assert (await client.delete(url)).status_code == 204
     for request in (client.get(url), client.delete(url)):
-        assert (await request).status_code == 404
+        response = await request
+        assert response.status_code == 404
+        assert response["Content-Type"] == "application/problem+json"
 
 
 async def test_change_of_a_version_that_is_gone_is_refused(
@@ -98,14 +100,16 @@ async def test_invalid_note_is_refused_and_the_answer_names_the_field(
 ) -> None:
     response = await client.post(NOTES, NEW | {field: value}, JSON)
     assert response.status_code == 422
-    assert [error["loc"][-1] for error in response.json()["detail"]] == [field]
+    assert [error["loc"][-1] for error in response.json()["errors"]] == [field]
 
 
 @pytest.mark.parametrize("path", ["?page=0", f"?page={10**30}", f"/{10**30}", "/x"])
 async def test_what_cannot_be_is_no_error_of_the_server(
     async_client: AsyncClient, path: str
 ) -> None:
-    assert (await async_client.get(f"{NOTES}{path}")).status_code in (404, 422)
+    response = await async_client.get(f"{NOTES}{path}")
+    assert response.status_code in (404, 422)
+    assert response["Content-Type"] == "application/problem+json"
 
 
 async def test_writing_needs_a_login_and_its_token(client: AsyncClient) -> None:
