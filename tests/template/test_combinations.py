@@ -78,6 +78,7 @@ FILES = {
     "vendor/onloop/src/onloop/asgi.py",
     "vendor/onloop/src/onloop/checks.py",
     "vendor/onloop/src/onloop/handler.py",
+    "vendor/onloop/src/onloop/health.py",
     "vendor/onloop/src/onloop/inlining.py",
     "vendor/onloop/src/onloop/logging/__init__.py",
     "vendor/onloop/src/onloop/logging/formatter.py",
