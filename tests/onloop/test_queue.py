@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
-from weakref import ref
+from weakref import WeakSet, ref
 
 import onloop.logging
 import pytest
 import structlog
-from onloop.logging import Formatter, QueueHandler
+from onloop.logging import Formatter, QueueHandler, dropped_lines, queue
 from onloop.logging.queue import stopping
 
 logger = logging.getLogger("queue")
@@ -124,7 +124,10 @@ def test_formatter_that_fails_does_not_fail_who_logs(
     assert [line["message"] for line in pipe.read()] == ["kept"]
 
 
-def test_lines_beyond_the_capacity_are_dropped_and_counted(pipe: Pipe) -> None:
+def test_lines_beyond_the_capacity_are_dropped_and_counted(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_handlers", WeakSet([pipe.handler]))
     pipe.handler.capacity = 1000
     pipe.handler.start()
     for number in range(9000):
@@ -134,6 +137,7 @@ def test_lines_beyond_the_capacity_are_dropped_and_counted(pipe: Pipe) -> None:
     dropped = [line["dropped"] for line in lines if "dropped" in line]
     assert sum(dropped) > 0
     assert len(lines) - len(dropped) + sum(dropped) == 9000
+    assert dropped_lines() == sum(dropped)
     assert {line["level"] for line in lines if "dropped" in line} == {"warning"}
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -23,8 +24,9 @@ from django.template.response import SimpleTemplateResponse
 from django.urls import path
 from django.utils.decorators import async_only_middleware
 from django.utils.deprecation import MiddlewareMixin
+from onloop import threads
 from onloop.handler import ASGIHandler
-from onloop.threads import NoThread, ThreadPool
+from onloop.threads import NoThread, ThreadPool, thread_usage
 
 from . import views
 from .conftest import Answer, Conversation, fetch, until
@@ -68,6 +70,22 @@ async def test_requests_beyond_the_limit_wait_in_order(pool: ThreadPool) -> None
     await asyncio.gather(*tasks)
     assert views.events == list("abcde")
     assert len(pool._workers) == 1
+
+
+async def test_usage_counts_threads_held_and_requests_that_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_pools", WeakSet())
+    first, second = ThreadPool(limit=1), ThreadPool(limit=2)
+    assert thread_usage() == (0, 0)
+    async with taken(first), taken(second):
+        tasks = [asyncio.create_task(call(first)) for _ in range(3)]
+        await waiting(first, 3)
+        assert thread_usage() == (2, 3)
+    await asyncio.gather(*tasks)
+    # The threads are idle.
+    await until(lambda: thread_usage() == (0, 0))
+    await asyncio.gather(first.shutdown(), second.shutdown())
 
 
 async def test_calls_of_a_request_that_waits_share_a_thread(pool: ThreadPool) -> None:

@@ -21,11 +21,13 @@ PUBLIC = {
     "onloop.logging.Formatter",
     "onloop.logging.bind_fields",
     "onloop.logging.configure_structlog",
+    "onloop.logging.dropped_lines",
     "onloop.server_timing",
     "onloop.server_timing.span",
     "onloop.outcome.RequestEnd",
     "onloop.outcome.observe",
     "onloop.outcome.upload_seconds",
+    "onloop.threads.thread_usage",
 }
 
 

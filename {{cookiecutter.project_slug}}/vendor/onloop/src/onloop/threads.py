@@ -173,6 +173,15 @@ def join_all() -> None:
         thread.join(max(0, deadline - time.monotonic()))
 
 
+_pools: WeakSet["ThreadPool"] = WeakSet()
+
+
+def thread_usage() -> tuple[int, int]:
+    """How many threads requests hold, and how many requests wait for one."""
+    in_use = sum(len(pool._workers) - len(pool._idle) for pool in _pools)
+    return in_use, sum(len(pool._waiting) for pool in _pools)
+
+
 class ThreadPool:
     """At most ``limit`` threads; further requests wait for one, in order.
 
@@ -191,6 +200,7 @@ class ThreadPool:
         self._closed = False
         self.streams: set[RequestThread] = set()
         self._next_warning = 0.0
+        _pools.add(self)
 
     def thread(self) -> "RequestThread":
         return RequestThread(self)

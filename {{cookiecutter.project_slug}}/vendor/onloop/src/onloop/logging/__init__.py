@@ -7,13 +7,20 @@ escaped, and only the formatter writes a newline or, before the fields of `text`
 import structlog
 
 from onloop.logging.formatter import Formatter, bind_fields
-from onloop.logging.queue import QueueHandler, never_blocks, start, stop
+from onloop.logging.queue import (
+    QueueHandler,
+    dropped_lines,
+    never_blocks,
+    start,
+    stop,
+)
 
 __all__ = [
     "Formatter",
     "QueueHandler",
     "bind_fields",
     "configure_structlog",
+    "dropped_lines",
     "never_blocks",
     "start",
     "stop",

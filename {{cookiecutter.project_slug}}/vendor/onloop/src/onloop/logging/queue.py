@@ -78,6 +78,11 @@ def _start_anew_in_child() -> None:
 os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
+def dropped_lines() -> int:
+    """How many lines the handlers of this process have dropped."""
+    return sum(handler.dropped for handler in _handlers)
+
+
 def never_blocks(name: str) -> bool:
     """Whether a line of this logger may be logged on the event loop."""
     logger: logging.Logger | None = logging.getLogger(name)
