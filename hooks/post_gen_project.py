@@ -17,9 +17,16 @@ REMOVE = {
     ("database", "{{ cookiecutter.database }}"): {
         "sqlite": ["conftest.py", "tests/postgresql.py"]
     },
+    ("metrics", "{{ cookiecutter.metrics }}"): {
+        "none": [
+            *("deploy/alerts.yaml", "deploy/dashboard.json"),
+            *("deploy/base/podmonitor.yaml", "serving/metrics.py"),
+            "tests/test_metrics.py",
+        ]
+    },
     ("deploy", "{{ cookiecutter.deploy }}"): {
-        "docker": ["deploy"],
-        "none": [".dockerignore", "Dockerfile", "compose.yaml", "deploy"],
+        "docker": ["deploy/base"],
+        "none": [".dockerignore", "Dockerfile", "compose.yaml", "deploy/base"],
     },
     ("ci", "{{ cookiecutter.ci }}"): {
         "github": [".gitlab-ci.yml"],
@@ -34,6 +41,8 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 for (_, answer), removed in REMOVE.items():

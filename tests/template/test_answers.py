@@ -31,7 +31,7 @@ def cookiecutter(
     return done.returncode, own.splitlines()
 
 
-def test_twelve_prompts_have_a_label_for_each_choice() -> None:
+def test_thirteen_prompts_have_a_label_for_each_choice() -> None:
     assert list(DEFAULTS) == [
         "project_name",
         "project_slug",
@@ -43,6 +43,7 @@ def test_twelve_prompts_have_a_label_for_each_choice() -> None:
         "database",
         "admin",
         "api",
+        "metrics",
         "deploy",
         "ci",
     ]
@@ -208,7 +209,9 @@ def test_without_hooks_the_service_starts_from_the_example(
 
 
 def test_every_dependency_of_a_service_is_refused_as_its_name(bake: Bake) -> None:
-    service = bake(database="postgresql", admin="true", api="ninja")
+    service = bake(
+        database="postgresql", admin="true", api="ninja", metrics="prometheus"
+    )
     service.run("uv lock")
     lock = tomllib.loads((service.path / "uv.lock").read_text(encoding="utf-8"))
     hook = (TEMPLATE / "hooks" / "pre_gen_project.py").read_text(encoding="utf-8")

@@ -7,13 +7,14 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.template.conftest import Bake
 from tests.template.prompts import COMBINATIONS, VARIED, name
-from tests.template.service import TREE, Server, Service
+from tests.template.service import TREE, Server, Service, free_port
 
 FILES = {
     ".env",
@@ -113,6 +114,12 @@ FILES_BY_ANSWER = {
         "tests/test_api.py",
     },
     ("database", "postgresql"): {"conftest.py", "tests/postgresql.py"},
+    ("metrics", "prometheus"): {
+        "deploy/alerts.yaml",
+        "deploy/dashboard.json",
+        "serving/metrics.py",
+        "tests/test_metrics.py",
+    },
     ("deploy", "docker"): DOCKER,
     ("deploy", "kubernetes"): DOCKER
     | {
@@ -167,7 +174,10 @@ def test_files_are_exactly_those_of_the_answers(service: Service) -> None:
             if service.answers[prompt] == answer
         )
     )
+    if {"prometheus", "kubernetes"} <= {*service.answers.values()}:
+        expected.add("deploy/base/podmonitor.yaml")
     assert service.files() == expected
+    assert all(any(p.iterdir()) for p in service.path.rglob("*") if p.is_dir())
 
 
 def test_every_file_is_rendered_and_parses_or_is_copied(service: Service) -> None:
@@ -259,12 +269,17 @@ def test_served_by_the_documented_command(
         "SECRET_KEY": "abcdefghij" * 5,
         "ALLOWED_HOSTS": "127.0.0.1",
         "DEBUG": "",
+        "METRICS_PORT": str(free_port()),
     }
     if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
         service.run("uv run manage.py collectstatic --noinput", **production)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **production, **database) as server:
         requests = served(service, server)
+        if service.answers["metrics"] == "prometheus":
+            metrics = replace(server, port=int(production["METRICS_PORT"]))
+            text = metrics.get("/metrics").body
+            assert 'http_route="/hello/<str:name>/",outcome="completed"} 1.0' in text
         ready = server.get("/readyz")
         assert ready.status == 200, ready.body
     check_log(service, server.lines(service.answers["log_format"]), requests)

@@ -24,7 +24,7 @@ from tests.template.service import Service, free_port, inherited, succeed
 # One service for each linter would prove no more than these two.
 ANSWERS = [
     {"deploy": "kubernetes", "ci": "github", "database": "postgresql"}
-    | {"django_version": "6.1"},
+    | {"django_version": "6.1", "metrics": "prometheus"},
     {"deploy": "kubernetes", "ci": "gitlab", "admin": "false"},
 ]
 
@@ -350,13 +350,16 @@ def test_command_serves_is_healthy_and_ends_on_sigterm(
 @pytest.mark.parametrize("version", RELEASES[-3:])
 def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
     for name, document in documents(service).items():
-        if name != "kustomization":
+        # No part of Kubernetes itself.
+        if name not in ("kustomization", "podmonitor"):
             kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_kustomization_lists_every_manifest(service: Service) -> None:
     found = documents(service)
     listed = found.pop("kustomization")["resources"]
+    # A cluster without the Prometheus Operator would refuse it.
+    found.pop("podmonitor", None)
     assert sorted(listed) == sorted(f"{name}.yaml" for name in found)
 
 
@@ -411,6 +414,27 @@ def test_probes_and_services_name_what_is_there(service: Service) -> None:
     assert disruption.items() <= labels
     target = found["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"]
     assert target == found["deployment"]["metadata"]["name"]
+
+
+def test_metrics_have_one_port_to_which_no_service_leads(bake: Bake) -> None:
+    found = documents(bake(**ANSWERS[0]))
+    template = found["deployment"]["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    number = str(ports["metrics"])
+    assert template["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": number,
+    }
+    assert found["configmap"]["data"]["METRICS_PORT"] == number
+    [service_port] = found["service"]["spec"]["ports"]
+    assert service_port["targetPort"] == "http"
+    monitor = found["podmonitor"]["spec"]
+    assert [end["port"] for end in monitor["podMetricsEndpoints"]] == ["metrics"]
+    [added] = found["kustomization"]["labels"]
+    labels = template["metadata"]["labels"] | added["pairs"]
+    assert monitor["selector"]["matchLabels"] == labels
+    assert monitor["jobLabel"] in labels
 
 
 # Continuous integration, and before it.
@@ -506,10 +530,15 @@ def test_deploy_check_warns_without(
 # What the README lets change.
 
 
+OTHERS = [("tests/settings.py", "METRICS_PORT"), (".env.example", "METRICS_PORT")]
+
+
 def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
     bake: Bake, tmp_path: Path
 ) -> None:
-    service = bake(admin="false", deploy="none").copy(tmp_path / "changed")
+    service = bake(admin="false", deploy="none", metrics="prometheus").copy(
+        tmp_path / "changed"
+    )
     [greeting] = [c for c in service.readme_python() if "class Greeting" in c]
     (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
     last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
@@ -519,8 +548,18 @@ def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
     service.replace(settings, '    "serving.middleware.deadline",\n', "")
     service.replace(settings, '    "serving.health.probes",\n', "")
     service.replace(settings, last, added)
+    metrics = '"serving.metrics.MetricsMiddleware"'
+    service.replace(settings, metrics, '"serving.middleware.TimingMiddleware"')
+    service.replace(settings, '    "METRICS_PORT": "9464",\n', "")
+    for file, variable in ((settings, "PORT|METRICS_PORT"), *OTHERS):
+        text = (service.path / file).read_text(encoding="utf-8")
+        text = re.sub(rf"(?m)^#?({variable}) ?=.*\n", "", text)
+        (service.path / file).write_text(text, encoding="utf-8")
+    service.replace("pyproject.toml", '    "prometheus-client>=0.26,<1",\n', "")
+    (service.path / "serving" / "metrics.py").unlink()
+    shutil.rmtree(service.path / "deploy")
     service.replace("config/urls.py", '    path("", include("home.urls")),\n', "")
-    for name in ("header", "deadline", "health", "home"):
+    for name in ("header", "deadline", "health", "home", "metrics"):
         (service.path / "tests" / f"test_{name}.py").unlink()
     for name in ("views.py", "urls.py", "templates/home/index.html"):
         (service.path / "home" / name).unlink()

@@ -21,7 +21,8 @@ PYTHON = sorted(
 @pytest.fixture(scope="module")
 def superset(bake: Bake) -> Service:
     """The service whose environment can import every file of the template."""
-    return bake(django_version="6.1", database="postgresql", admin="true", api="ninja")
+    answers = {"database": "postgresql", "api": "ninja", "metrics": "prometheus"}
+    return bake(django_version="6.1", admin="true", **answers)
 
 
 def run(superset: Service, *command: str) -> None:

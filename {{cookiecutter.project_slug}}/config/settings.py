@@ -20,6 +20,9 @@ env = Environment(BASE_DIR / ".env", {
     "RESPONSE_HEADER_WHEN": "{{ cookiecutter.header_condition }}",
     "SERVER_TIMING": "{{ cookiecutter.server_timing }}",
     "REQUEST_THREADS": "40",
+    # % if cookiecutter.metrics == "prometheus"
+    "METRICS_PORT": "9464",
+    # % endif
     "SECURE_HSTS_SECONDS": "0",
 })
 # fmt: on
@@ -58,6 +61,10 @@ RESPONSE_HEADER_WHEN = env.choice("RESPONSE_HEADER_WHEN", CONDITIONS)
 SERVER_TIMING = env.choice("SERVER_TIMING", ["debug", "always", "never"])
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
 REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
+# % if cookiecutter.metrics == "prometheus"
+PORT = "[0-9]{1,4}|[1-5][0-9]{4}", "use a port below 60000, or 0 for no metrics"
+METRICS_PORT = int(env.matching("METRICS_PORT", *PORT))
+# % endif
 # Last of what reads the environment. These two are in .env for compose.yaml.
 env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
 
@@ -84,7 +91,11 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "serving.middleware.LogMiddleware",
+    # % if cookiecutter.metrics == "prometheus"
+    "serving.metrics.MetricsMiddleware",
+    # % else
     "serving.middleware.TimingMiddleware",
+    # % endif
     "serving.middleware.HeaderMiddleware",
     "serving.middleware.deadline",
     "serving.health.probes",

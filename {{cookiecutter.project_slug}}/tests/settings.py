@@ -21,6 +21,9 @@ except ImproperlyConfigured as error:
 
 # Of the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]
+# % if cookiecutter.metrics == "prometheus"
+METRICS_PORT = 0
+# % endif
 # % if cookiecutter.admin
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # % endif

@@ -1,0 +1,183 @@
+"""What Prometheus asks: metrics of the requests and of what they wait for."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from contextvars import Context
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from threading import Thread
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from onloop.logging import dropped_lines
+from onloop.outcome import RequestEnd
+from onloop.threads import thread_usage
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    MetricsHandler,
+    disable_created_metrics,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from serving.health import PROBES, GetResponse
+from serving.middleware import TimingMiddleware
+
+logger = logging.getLogger("serving.metrics")
+# They are a fifth of the series, and several workers have none.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+# Where several workers of one service meet; prometheus_client looks at it too.
+if shared := os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""):
+    Path(shared).mkdir(parents=True, exist_ok=True)
+
+INTERVAL = 0.25  # seconds between two samples of what no request tells
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
+# Names and buckets are OpenTelemetry's.
+LABELS = ("http_request_method", "http_route", "http_response_status_code")
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Duration of requests, of streams to their last byte.",
+    LABELS,
+    buckets=BUCKETS,
+)
+REQUESTS = Counter(
+    "http_server_requests_total",
+    "Requests, by how they ended.",
+    (*LABELS, "outcome"),
+)
+LAG = Histogram(
+    "event_loop_lag_seconds",
+    "How late the event loop called a timer.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+DROPPED = Counter("log_lines_dropped_total", "Log lines dropped: the queue was full.")
+ACTIVE, IN_USE, WAITING, LIMIT = (
+    Gauge(name, text, multiprocess_mode="livesum")
+    for name, text in (
+        ("http_server_active_requests", "Requests in flight."),
+        ("request_threads_in_use", "Threads that requests hold."),
+        ("request_threads_waiting", "Requests that wait for a thread."),
+        ("request_threads_limit", "REQUEST_THREADS."),
+    )
+)
+
+
+class MetricsMiddleware(TimingMiddleware):
+    """TimingMiddleware, of which each measurement is counted too."""
+
+    active = dropped = 0
+    samples = False
+
+    def __init__(self, get_response: GetResponse) -> None:
+        super().__init__(get_response)
+        # By what makes each child, which labels() would look for at each request.
+        self.children: dict[tuple[object, ...], tuple[Counter, Histogram]] = {}
+        serve()
+
+    def __call__(self, request: HttpRequest) -> Coroutine[Any, Any, HttpResponseBase]:
+        if not self.samples:
+            self.samples = True
+            # In no request's context, which would live as long as the loop.
+            Context().run(self.sample, time.perf_counter())
+        self.active += 1
+        return super().__call__(request)
+
+    def log(self, request: HttpRequest, start: float, end: RequestEnd) -> None:
+        self.active -= 1
+        self.process_abort(request, start, end)
+
+    def process_abort(
+        self, request: HttpRequest, start: float, end: RequestEnd
+    ) -> None:
+        if request.path_info not in PROBES:
+            match = request.resolver_match
+            route = match.route if match else None
+            key = request.method, route, end.status, end.outcome
+            counter, histogram = self.children.get(key) or self.make_children(*key)
+            counter.inc()
+            histogram.observe(end.ended - start)
+        super().log(request, start, end)
+
+    def make_children(
+        self, method: str | None, route: str | None, status: int | None, outcome: str
+    ) -> tuple[Counter, Histogram]:
+        """No client makes series: it chooses neither route nor known methods."""
+        labels = (
+            method if method in METHODS else "_OTHER",
+            "unmatched" if route is None else f"/{route}",
+            "" if status is None else str(status),
+        )
+        children = REQUESTS.labels(*labels, outcome), DURATION.labels(*labels)
+        if method in METHODS:
+            self.children[method, route, status, outcome] = children
+        return children
+
+    def sample(self, due: float) -> None:
+        """A timer of the loop, which ends with it."""
+        LAG.observe(max(0.0, time.perf_counter() - due))
+        in_use, waiting = thread_usage()
+        ACTIVE.set(self.active)
+        IN_USE.set(in_use)
+        WAITING.set(waiting)
+        LIMIT.set(settings.REQUEST_THREADS)
+        dropped = dropped_lines()
+        DROPPED.inc(max(0, dropped - self.dropped))
+        self.dropped = dropped
+        due = time.perf_counter() + INTERVAL
+        asyncio.get_running_loop().call_later(INTERVAL, self.sample, due)
+
+
+class AllWorkers(MultiProcessCollector):
+    def collect(self) -> Iterable[Metric]:
+        """Counters of a worker that ended stay, or their sum would fall."""
+        for path in Path(shared).glob("gauge_live*.db"):
+            pid = int(path.stem.rpartition("_")[2])
+            try:
+                os.kill(pid, 0)
+            except OSError:
+                # Another worker may be as fast.
+                with suppress(FileNotFoundError):
+                    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        metrics: Iterable[Metric] = super().collect()  # type: ignore[no-untyped-call]
+        return metrics
+
+
+class MetricsServer(ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    # Each worker listens, and answers for all of them.
+    allow_reuse_port = bool(shared)
+
+    def verify_request(self, request: object, client_address: Any) -> bool:
+        """Nobody with a public address, should the port be open to the world."""
+        return not ip_address(client_address[0]).is_global
+
+
+@cache
+def serve() -> None:
+    """Once in each process, from a thread of its own; METRICS_PORT=0 serves nothing."""
+    port = settings.METRICS_PORT
+    registry = REGISTRY
+    if shared:
+        registry = CollectorRegistry()
+        registry.register(AllWorkers(None))  # type: ignore[no-untyped-call]
+    if port:
+        try:
+            server = MetricsServer(("", port), MetricsHandler.factory(registry))
+        except OSError as error:
+            hint = "several workers need PROMETHEUS_MULTIPROC_DIR"
+            logger.error("No metrics on port %d: %s (%s)", port, error.strerror, hint)
+        else:
+            Thread(target=server.serve_forever, name="metrics", daemon=True).start()
