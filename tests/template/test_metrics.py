@@ -1,0 +1,235 @@
+"""Metrics of a live service with two workers, read by Prometheus's own parsers."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import psutil
+import pytest
+import yaml
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+
+from tests.template.conftest import Bake
+from tests.template.prompts import COMBINATIONS, name
+from tests.template.service import TREE, Server, Service, free_port, succeed
+
+# One that test_combinations.py installs too.
+[ANSWERS, *_] = [
+    row
+    for row in COMBINATIONS
+    if row["metrics"] == "prometheus" and row["database"] == "sqlite"
+]
+pytestmark = pytest.mark.xdist_group(name(ANSWERS))
+DEPLOY = TREE / "deploy"
+LABELS = {"http_request_method", "http_route", "http_response_status_code", "outcome"}
+
+
+@pytest.fixture(scope="module")
+def service(bake: Bake) -> Service:
+    service = bake(**ANSWERS)
+    service.run("uv sync")
+    return service
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the workers' files; the service makes it."""
+    return tmp_path_factory.mktemp("metrics") / "workers"
+
+
+PORT = free_port()
+COMMAND = "uv run --no-sync uvicorn config.asgi:application --port 8000"
+PRODUCTION = {
+    "SECRET_KEY": "abcdefghij" * 5,
+    "ALLOWED_HOSTS": "127.0.0.1",
+    "DEBUG": "",
+    "LOG_FORMAT": "json",
+    "METRICS_PORT": str(PORT),
+}
+
+
+@pytest.fixture(scope="module")
+def server(service: Service, folder: Path) -> Iterator[Server]:
+    workers = "--workers 2 --log-config config/logging.json"
+    environment = PRODUCTION | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    with service.serve(f"{COMMAND} {workers}", **environment) as server:
+        # Each worker begins with its first request.
+        server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
+        yield server
+
+
+def ask(server: Server) -> bool:
+    return server.get("/hello/you/").status == 200
+
+
+def scrape(accept: str = "text/plain") -> str:
+    url = f"http://127.0.0.1:{PORT}/metrics"
+    with urlopen(Request(url, headers={"Accept": accept}), timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def samples(name: str, **labels: str) -> list[Sample]:
+    return [
+        sample
+        for family in parse_text(scrape())
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+
+
+def value(name: str, **labels: str) -> float:
+    return sum(sample.value for sample in samples(name, **labels))
+
+
+def hellos() -> float:
+    return value("http_server_requests_total", http_route="/hello/<str:name>/")
+
+
+def test_each_worker_answers_for_all(server: Server) -> None:
+    before = hellos()
+    for _ in range(20):
+        ask(server)
+    server.wait_for(lambda: hellos() == before + 20)
+    assert {hellos() for _ in range(20)} == {before + 20}
+    duration = "http_server_request_duration_seconds_count"
+    assert value(duration, http_route="/hello/<str:name>/") == before + 20
+    assert "No metrics" not in server.log.read_text()
+
+
+def test_no_client_makes_series(server: Server) -> None:
+    for number in range(20):
+        assert server.get(f"/{number}/?{number}").status == 404
+    for method in ("PROPFIND", "MKCOL", "LOCK"):
+        client = HTTPConnection("127.0.0.1", server.port, timeout=10)
+        client.request(method, "/nowhere/")
+        assert client.getresponse().status == 404
+        client.close()
+    name = "http_server_requests_total"
+    server.wait_for(lambda: value(name, http_route="unmatched") == 23)
+    labels = [sample.labels for sample in samples(name, http_route="unmatched")]
+    methods = {label["http_request_method"] for label in labels}
+    assert (len(labels), methods) == (2, {"GET", "_OTHER"})
+
+
+def test_service_itself_has_no_metrics(server: Server) -> None:
+    for headers in ({}, {"X-Forwarded-For": "127.0.0.1"}):
+        assert server.get("/metrics", **headers).status == 404
+
+
+def test_worker_that_died_is_in_the_counters_alone(
+    server: Server, folder: Path
+) -> None:
+    def workers() -> list[psutil.Process]:
+        [uvicorn] = psutil.Process(server.process.pid).children()
+        children = uvicorn.children()
+        return [child for child in children if "spawn_main" in str(child.cmdline())]
+
+    def live() -> set[int]:
+        scrape()
+        return {int(path.stem.split("_")[-1]) for path in folder.glob("gauge_live*")}
+
+    before, [victim, _] = hellos(), workers()
+    victim.kill()
+    # Until then it may take connections, which it resets.
+    victim.wait(30)
+    server.wait_for(lambda: victim.pid not in live())
+    assert hellos() == before
+    server.wait_for(lambda: len(live()) == 2)
+    assert live() == {worker.pid for worker in workers()}
+    server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
+
+
+def test_port_in_use_is_an_error_in_the_log_of_a_service_that_serves(
+    server: Server, service: Service
+) -> None:
+    with service.serve(COMMAND, **PRODUCTION) as second:
+        assert ask(second)
+        second.wait_for(lambda: "No metrics on port" in second.log.read_text())
+    [line] = [x for x in second.lines("json") if x["logger"] == "serving.metrics"]
+    assert line["level"] == "error"
+    assert "PROMETHEUS_MULTIPROC_DIR" in line["message"]
+
+
+# What others read.
+
+
+def openmetrics() -> list[Metric]:
+    text = scrape("application/openmetrics-text; version=1.0.0")
+    return [*parse_openmetrics(text)]  # type: ignore[no-untyped-call]
+
+
+def exposed() -> set[str]:
+    return {sample.name for family in parse_text(scrape()) for sample in family.samples}
+
+
+def dashboard() -> list[str]:
+    text = (DEPLOY / "dashboard.json").read_text(encoding="utf-8")
+    return [
+        target["expr"]
+        for panel in json.loads(text)["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def alerts() -> list[str]:
+    text = (DEPLOY / "alerts.yaml").read_text(encoding="utf-8")
+    return [rule["expr"] for rule in yaml.safe_load(text)["groups"][0]["rules"]]
+
+
+def test_parsers_of_prometheus_read_both_formats(server: Server) -> None:
+    families = [*parse_text(scrape()), *openmetrics()]
+    types = Counter(family.type for family in families)
+    assert types == {"counter": 4, "gauge": 8, "histogram": 4}
+
+
+def test_dashboard_and_alerts_ask_for_metrics_that_are_there(server: Server) -> None:
+    for expression in dashboard() + alerts():
+        outer = re.sub(r"\{[^}]*\}|by \([^)]*\)", "", expression)
+        names = set(re.findall(r"\b[a-z]\w*_\w+\b(?!\()", outer))
+        assert names, expression
+        assert names <= exposed(), expression
+        for labels in re.findall(r"\{([^}]*)\}|by \(([^)]*)\)", expression):
+            for label in re.findall(r"([a-z_]+)(?:[=!,]|$)", ",".join(labels)):
+                assert label in (*LABELS, "job", "le"), expression
+
+
+def test_readme_names_each_metric(server: Server) -> None:
+    readme = (TREE / "README.md").read_text(encoding="utf-8")
+    families = {family.name for family in openmetrics()}
+    rows = re.findall(r"^\| (`[a-z_]+_[a-z_]+`.*?) \| ", readme, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert families <= {name.removesuffix("_total") for name in named}
+
+
+def test_promtool_finds_no_fault(server: Server, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not here: apt-get install prometheus")
+    done = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=scrape(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    rules = [
+        {"record": "panel", "expr": expression.replace("$__rate_interval", "5m")}
+        for expression in dashboard()
+    ]
+    panels = tmp_path / "panels.yaml"
+    panels.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": rules}]}))
+    for path in (panels, DEPLOY / "alerts.yaml"):
+        succeed([promtool, "check", "rules", path], tmp_path)
