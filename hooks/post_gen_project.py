@@ -15,7 +15,7 @@ REMOVE = {
         ]
     },
     ("database", "{{ cookiecutter.database }}"): {
-        "sqlite": ["conftest.py", "tests/postgresql.py"]
+        "sqlite": ["config/postgresql"]
     },
     ("metrics", "{{ cookiecutter.metrics }}"): {
         "none": [

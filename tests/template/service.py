@@ -76,7 +76,7 @@ class Service:
         """As generated: without what running it adds, and without what git ignores."""
         made = re.compile(
             r"\.venv/|uv\.lock$|(.*/)?(__pycache__|\.\w+_cache)/"
-            r"|staticfiles/|.*\.sqlite3"
+            r"|staticfiles/|media/|\.postgresql/|.*\.sqlite3"
         )
         paths = (path for path in self.path.rglob("*") if path.is_file())
         names = {path.relative_to(self.path).as_posix() for path in paths}

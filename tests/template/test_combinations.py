@@ -31,7 +31,7 @@ FILES = {
     "config/app_template/urls.py-tpl",
     "config/app_template/views.py-tpl",
     "config/asgi.py",
-    "config/database.py",
+    "config/backends.py",
     "config/environment.py",
     "config/logging.json",
     "config/settings.py",
@@ -114,7 +114,10 @@ FILES_BY_ANSWER = {
         "home/models.py",
         "tests/test_api.py",
     },
-    ("database", "postgresql"): {"conftest.py", "tests/postgresql.py"},
+    ("database", "postgresql"): {
+        "config/postgresql/__init__.py",
+        "config/postgresql/base.py",
+    },
     ("metrics", "prometheus"): {
         "deploy/alerts.yaml",
         "deploy/dashboard.json",

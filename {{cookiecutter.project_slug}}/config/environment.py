@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from config.database import parse_database_url
 from serving.header import parse_header
 
 HOST = r"([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])"
@@ -24,8 +22,7 @@ ORIGINS = rf"https?://(\*\.)?{HOST}(:\d+)?", "use scheme and name: https://examp
 class Environment:
     """An empty variable counts as unset; a variable outranks the same one in .env."""
 
-    def __init__(self, dotenv: Path, defaults: Mapping[str, str]) -> None:
-        self.base_dir = dotenv.parent
+    def __init__(self, dotenv: Path, defaults: dict[str, str]) -> None:
         # Not into os.environ: a reloaded process would inherit what .env said before.
         self.dotenv = read_dotenv(dotenv)
         self.defaults = defaults
@@ -74,27 +71,19 @@ class Environment:
         return items
 
     def header(self, name: str) -> str:
-        try:
-            parse_header(value := self.text(name))
-        except ValueError as error:
-            raise refused(name, value, str(error)) from None
-        return value
+        self.parsed(name, parse_header, self.text(name))
+        return self.text(name)
 
-    def database(self, name: str) -> dict[str, Any]:
-        """A relative SQLite path starts at the project, wherever the command ran."""
-        url = self.text(name)
-        scheme, separator, _ = url.partition("://")
-        # Without the rest, which may hold a password.
-        shown = f"{scheme}..." if separator else "..."
+    def url(self, name: str, parse: Callable[[str], Any]) -> Any:
+        value = self.text(name)
+        scheme = value[: value.find("://") + 1]  # the rest may hold a password
+        return self.parsed(name, parse, value and f"{scheme}...")
+
+    def parsed(self, name: str, parse: Callable[[str], Any], shown: str) -> Any:
         try:
-            config = parse_database_url(url)
+            return parse(self.text(name))
         except ValueError as error:
             raise refused(name, shown, str(error)) from None
-        if scheme != "sqlite" and not (find_spec("psycopg") or find_spec("psycopg2")):
-            raise refused(name, shown, "install its driver: `uv add 'psycopg[binary]'`")
-        if scheme == "sqlite" and config["NAME"] != ":memory:":
-            config["NAME"] = str(self.base_dir / config["NAME"])
-        return config
 
     def refuse_unknown(self, also: Iterable[str] = ()) -> None:
         """Refuse a name in .env that nobody has asked for: it is a typing error."""
@@ -117,4 +106,5 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
 
 
 def refused(name: str, value: str, allowed: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f"{name}={value!r} is refused: {allowed}.")
+    subject = f"{name}={value!r} is refused" if value else f"{name} is not set"
+    return ImproperlyConfigured(f"{subject}: {allowed}.")

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import django_stubs_ext
 
+from config.backends import parse_cache_url, parse_database_url, parse_email_url
 from config.environment import HOSTS, ORIGINS, Environment
 from serving.header import CONDITIONS
 
@@ -13,7 +14,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 # fmt: off
 PROJECT_NAME = "{{ cookiecutter.__project_name }}"
 env = Environment(BASE_DIR / ".env", {
-    "DATABASE_URL": "{{ cookiecutter.__database_url }}",
+    # % if cookiecutter.database == "sqlite"
+    "DATABASE_URL": "sqlite:///db.sqlite3",
+    # % endif
+    "CACHE_URL": "locmem://",
+    "EMAIL_URL": "smtp://localhost:25",
+    "MEDIA_ROOT": "media",
     "LOG_FORMAT": "{{ cookiecutter.log_format }}",
     "LOG_LEVEL": "INFO",
     "RESPONSE_HEADER": "{{ cookiecutter.__response_header }}",
@@ -28,10 +34,18 @@ env = Environment(BASE_DIR / ".env", {
 # fmt: on
 SERVICE = "{{ cookiecutter.project_slug }}"
 DEBUG = env.boolean("DEBUG")
+if DEBUG:
+    env.defaults["EMAIL_URL"] = "console://"
+    # % if cookiecutter.database == "postgresql"
+    env.defaults["DATABASE_URL"] = "embedded://"
+    # % endif
 SECRET_KEY = env.secret_key("SECRET_KEY", DEBUG)
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", *HOSTS)
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", *ORIGINS)
-DATABASES = {"default": env.database("DATABASE_URL")}
+DATABASES = {"default": env.url("DATABASE_URL", parse_database_url)}
+CACHES = {"default": env.url("CACHE_URL", parse_cache_url)}
+globals().update(env.url("EMAIL_URL", parse_email_url))  # MAILERS, or EMAIL_*
+MEDIA_ROOT = BASE_DIR / env.matching("MEDIA_ROOT", "media|/.+", "use an absolute path")
 SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT")
 SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS")
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("SECURE_HSTS_INCLUDE_SUBDOMAINS")

