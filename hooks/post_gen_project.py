@@ -14,9 +14,7 @@ REMOVE = {
             *("home/api.py", "home/migrations", "home/models.py", "tests/test_api.py"),
         ]
     },
-    ("database", "{{ cookiecutter.database }}"): {
-        "sqlite": ["config/postgresql"]
-    },
+    ("database", "{{ cookiecutter.database }}"): {"sqlite": ["config/postgresql"]},
     ("metrics", "{{ cookiecutter.metrics }}"): {
         "none": [
             *("deploy/alerts.yaml", "deploy/dashboard.json"),

@@ -11,8 +11,11 @@ import pytest
 import structlog
 from asgiref.sync import sync_to_async
 from config import settings as config_settings
+from config.backends import parse_cache_url, parse_database_url, parse_email_url
 from config.environment import Environment
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.db import connection
 from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
@@ -183,9 +186,64 @@ def test_database_url_that_the_driver_does_not_take_is_refused(
 def test_database_url_that_the_driver_takes_is_read(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setattr("config.environment.find_spec", lambda name: True)
+    monkeypatch.setattr("config.backends.find_spec", lambda name: True)
     monkeypatch.setenv("DATABASE_URL", url)
     importlib.reload(config_settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("CACHE_URL", "locmem", "use locmem://, or after `uv add redis` redis://"),
+        ("CACHE_URL", "memcached://host", "use locmem://"),
+        ("CACHE_URL", "redis://", "use locmem://"),
+        ("CACHE_URL", "redis://:hunter2@host/name", "use locmem://"),
+        ("CACHE_URL", "redis://:hun/ter2@host", "use locmem://"),
+        ("CACHE_URL", "redis://host?hunter2=2", "use locmem://"),
+        ("EMAIL_URL", "me:hunter2@host:25", "use smtp+tls://user:password@host:587"),
+        ("EMAIL_URL", "smtp://me:hunter2@host", "use smtp+tls://"),
+        ("EMAIL_URL", "smtp://hunter2@host:25", "use smtp+tls://"),
+        ("EMAIL_URL", "smtp://me:hunter2@host:0", "use smtp+tls://"),
+        ("EMAIL_URL", "smtp://me:hunter2@host:65536", "use smtp+tls://"),
+        ("EMAIL_URL", "smtp://me:hun/ter2@host:25", "use smtp+tls://"),
+        ("EMAIL_URL", "smtp+tls+ssl://me:hunter2@host:25", "use smtp+tls://"),
+        ("EMAIL_URL", "imap://me:hunter2@host:25", "use smtp+tls://"),
+        ("MEDIA_ROOT", "files", "use an absolute path"),
+        ("DATABASE_URL", "embedded://x", "use sqlite:///"),
+    ],
+)
+def test_address_of_a_server_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setattr("config.backends.find_spec", lambda name: True)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=allowed) as caught:
+        importlib.reload(config_settings)
+    assert re.match(rf"{name}='[a-z+]*:?(\.\.\.)?' is refused: ", str(caught.value))
+
+
+def test_redis_needs_its_package_to_be_installed() -> None:
+    with pytest.raises(ValueError, match="after `uv add redis`"):
+        parse_cache_url("redis://host")
+
+
+def test_redis_url_is_passed_on_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.backends.find_spec", lambda name: True)
+    for url in ("redis://host", "rediss://me:a,b@host:1/2?ssl_cert_reqs=none"):
+        assert parse_cache_url(url)["LOCATION"] == [url]
+
+
+def test_name_and_password_of_a_mail_server_may_hold_every_character() -> None:
+    values = str(parse_email_url("smtp+tls://me@x.example:%2F:@%25@host:587"))
+    assert "'me@x.example'" in values
+    assert "'/:@%'" in values
+
+
+def test_upload_of_a_test_is_saved_outside_of_the_project() -> None:
+    name = default_storage.save("upload.txt", ContentFile(b"x"))
+    path = Path(default_storage.path(name))
+    assert path.read_bytes() == b"x"
+    assert ROOT not in path.parents
 
 
 BROKEN = {
@@ -224,8 +282,7 @@ def test_folder_in_place_of_dotenv_is_refused(tmp_path: Path) -> None:
 def test_refused_database_url_does_not_show_its_password(
     monkeypatch: pytest.MonkeyPatch, url: str, expected: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("config.environment.find_spec", lambda name: None)
+    monkeypatch.setattr("config.backends.find_spec", lambda name: None)
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(ImproperlyConfigured, match=expected) as caught:
         importlib.reload(config_settings)
@@ -233,11 +290,11 @@ def test_refused_database_url_does_not_show_its_password(
 
 
 def test_query_of_the_database_url_outranks_the_timeouts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("config.environment.find_spec", lambda name: True)
+    monkeypatch.setattr("config.backends.find_spec", lambda name: True)
     url = "postgresql://host/name?connect_timeout=5&sslmode=require"
-    options = Environment(tmp_path / ".env", {"X": url}).database("X")["OPTIONS"]
+    options = parse_database_url(url)["OPTIONS"]
     assert (options["connect_timeout"], options["sslmode"]) == (5, "require")
     assert options["keepalives_idle"] == 10
 

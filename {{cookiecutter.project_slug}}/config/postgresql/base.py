@@ -75,15 +75,15 @@ def start_server(in_use: Path) -> None:
     server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER), start=False)
     server.ensure_pgdata_inited()
     server.pgdata.rename(DATA)
-    # Its own start() takes no space in a path, and it counts who was killed for ever.
-    pg_ctl = [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
-    options = ["-l", str(DATA / "log"), "-o", "-h '' -k ."]
-    user = server.system_user
-    if run([*pg_ctl, *options, "start"], user=user, cwd=DATA).returncode:
-        raise OperationalError(f"PostgreSQL does not start: {DATA}/log says why")
+    # Its own start() takes no space in a path, and counts who was killed for ever.
+    user, pg_ctl = server.system_user, [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
+    # First, for a Ctrl-C may follow.
     stop = [sys.executable, "-c", WHEN_UNUSED, user or "", *pg_ctl, "stop"]
     with in_use.open() as lock:
         run(stop, stdin=lock, start_new_session=True)
+    options = ["-l", str(DATA / "log"), "-o", "-h '' -k ."]
+    if run([*pg_ctl, *options, "start"], user=user, cwd=DATA).returncode:
+        raise OperationalError(f"PostgreSQL does not start: {DATA}/log says why")
 
 
 def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
