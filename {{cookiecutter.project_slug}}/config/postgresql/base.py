@@ -75,8 +75,9 @@ def start_server(in_use: Path) -> None:
     server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER), start=False)
     server.ensure_pgdata_inited()
     server.pgdata.rename(DATA)
+    user = server.system_user
     # Its own start() takes no space in a path, and counts who was killed for ever.
-    user, pg_ctl = server.system_user, [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
+    pg_ctl = [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
     # First, for a Ctrl-C may follow.
     stop = [sys.executable, "-c", WHEN_UNUSED, user or "", *pg_ctl, "stop"]
     with in_use.open() as lock:
