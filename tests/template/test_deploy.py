@@ -156,7 +156,7 @@ def test_service_accepts_the_variables_of_the_compose_file_in_its_dotenv(
     }
     dotenv = "".join(f"{name}={value}\n" for name, value in values.items())
     (copy.path / ".env").write_text(dotenv, encoding="utf-8")
-    copy.run("uv run --no-sync manage.py check")
+    copy.run("uv run --no-sync manage.py check", DEBUG="true")
 
 
 PRODUCTION = {"SECRET_KEY": "abcdefghij" * 5, "ALLOWED_HOSTS": "127.0.0.1"}
@@ -379,7 +379,7 @@ def test_pods_get_each_variable_of_the_example_and_no_other(service: Service) ->
 def test_deploy_check_warns_of_nothing_with_the_config_map(service: Service) -> None:
     config = documents(service)["configmap"]["data"]
     key = {"SECRET_KEY": "".join(map(str, range(40)))}
-    service.run(CHECK, **config, **key)
+    service.run(CHECK, **config, **key, DATABASE_URL="postgresql://me@database/shop")
 
 
 def test_pod_outlives_its_servers_graceful_shutdown(service: Service) -> None:
