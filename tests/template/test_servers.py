@@ -206,7 +206,7 @@ def test_cache_is_in_redis_once_its_client_is_installed(
     [line] = done.stdout.splitlines()
     assert line.startswith("CACHE_URL='redis:...' is refused: ")
     assert "`uv add redis`" in line
-    with_redis = "uv run -q --no-sync --with redis python -W error".split()
-    shell = [*with_redis, "manage.py", "shell", "-v0", "-c", CACHE]
+    run = ["uv", "run", "-q", "--no-sync", "--with", "redis", "python", "-W", "error"]
+    shell = [*run, "manage.py", "shell", "-v0", "-c", CACHE]
     assert succeed(shell, service.path, environment) == "1\n"
     assert redis.keys() == [b":1:x"]
