@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connections
+from django.db.migrations.exceptions import NodeNotFoundError
+from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest
 from onloop import health
-from onloop.health import HealthCheck
+from onloop.health import HealthCheck, database, migrations
 
 Ask = Callable[[HealthCheck], Any]
 
@@ -151,3 +153,46 @@ async def test_connection_of_the_check_is_closed(ask: Ask) -> None:
     assert await ask(view) == OK
     await forget(view)
     assert [connection.connection for connection in used] == [None]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_database_that_does_not_answer_is_named(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = HealthCheck(database)
+    assert await ask(view) == OK
+    await forget(view)
+    # As a class does it: the thread of the check has a connection of its own.
+    wrapper = type(connections["default"])
+
+    def refuse(*args: Any) -> Any:
+        raise OperationalError("refused")
+
+    monkeypatch.setattr(wrapper, "get_new_connection", refuse)
+    assert await ask(view) == failed(database="it cannot be reached")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_unapplied_migrations_are_named(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = [[("home.0001_initial", False), ("home.0002_more", False)], []]
+    monkeypatch.setattr(MigrationExecutor, "migration_plan", lambda *_: plan.pop(0))
+    view = HealthCheck(database, until_passed=[migrations])
+    reason = "2 unapplied, the first is home.0001_initial"
+    for answer in (failed(migrations=reason), OK, OK):
+        assert await ask(view) == answer
+        await forget(view)
+    assert plan == []
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_migrations_that_cannot_be_read_are_not_ready(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_parent(*args: object) -> None:
+        raise NodeNotFoundError("no parent", ("home", "0002"))
+
+    monkeypatch.setattr(MigrationExecutor, "__init__", no_parent)
+    view = HealthCheck(migrations)
+    assert await ask(view) == failed(migrations="it cannot be checked")

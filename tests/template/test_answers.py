@@ -259,8 +259,8 @@ def test_prompt_and_environment_refuse_the_same_headers() -> None:
     hook = TEMPLATE / "hooks" / "pre_gen_project.py"
     names = ("RESERVED_NAMES", "SERVER_MANAGED_HEADERS", "refusal")
     refusal = part_of(hook, *names)["refusal"]
-    names = ("HEADER_NAME", "HEADER_VALUE", "SERVER_MANAGED_HEADERS")
-    header = part_of(TREE / "serving" / "header.py", *names, "parse_header")
+    names = ("HEADER", "SERVER_MANAGED_HEADERS", "parse_header")
+    header = part_of(TREE / "serving" / "header.py", *names)
     parse_header, managed = header["parse_header"], header["SERVER_MANAGED_HEADERS"]
 
     def accepted_at_run_time(text: str) -> bool:

@@ -18,6 +18,9 @@ LIBRARY = ONLOOP / "src" / "onloop"
 # What a service may use of it. The third writes the header and is not documented.
 PUBLIC = {
     "onloop.asgi.get_asgi_application",
+    "onloop.health.HealthCheck",
+    "onloop.health.database",
+    "onloop.health.migrations",
     "onloop.logging.Formatter",
     "onloop.logging.bind_fields",
     "onloop.logging.configure_structlog",

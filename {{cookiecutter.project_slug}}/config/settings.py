@@ -157,12 +157,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # % if cookiecutter.admin
 AUTH_USER_MODEL = "users.User"
 LOGIN_URL = "admin:login"
+VALIDATORS = "UserAttributeSimilarity MinimumLength CommonPassword NumericPassword"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
-    for name in (
-        *("UserAttributeSimilarity", "MinimumLength"),
-        *("CommonPassword", "NumericPassword"),
-    )
+    for name in VALIDATORS.split()
 ]
 # % endif
 # % if cookiecutter.__static

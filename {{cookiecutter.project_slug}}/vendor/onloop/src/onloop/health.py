@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from threading import Thread
 
 from django.db import Error, connections
+from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 Check = Callable[[], str | None]
@@ -17,6 +18,23 @@ TIMEOUT = 0.9
 KEPT = 1
 
 logger = logging.getLogger("onloop.health")
+
+
+def database() -> str | None:
+    """Whether each database answers."""
+    for connection in connections.all():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    return None
+
+
+def migrations() -> str | None:
+    """Whether each database has every migration; reading hundreds takes time."""
+    for connection in connections.all():
+        executor = MigrationExecutor(connection)
+        if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return f"{len(plan)} unapplied, the first is {plan[0][0]}"
+    return None
 
 
 class HealthCheck:
