@@ -1,0 +1,81 @@
+"""What the start loads, so that no request has to."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.template import TemplateDoesNotExist
+from django.template.loader import render_to_string
+from django.utils.translation import trans_real
+from onloop import _preload
+from onloop.handler import ASGIHandler
+
+
+def start() -> str:
+    """Starts as a server does; gives how that ended."""
+    sent: list[dict[str, str]] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": f"lifespan.{'shutdown' if sent else 'startup'}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(ASGIHandler()({"type": "lifespan"}, receive, send))
+    return sent[0]["type"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, settings: Any) -> Iterator[Path]:
+    """A project whose files nobody has read."""
+    (tmp_path / "unread_urls.py").write_text("urlpatterns = []\n")
+    (tmp_path / "page.html").write_text("a page")
+    backend = "django.template.backends.django.DjangoTemplates"
+    settings.TEMPLATES = [{"BACKEND": backend, "DIRS": [tmp_path]}]
+    settings.ROOT_URLCONF = "unread_urls"
+    settings.LANGUAGE_CODE = "de"
+    settings.LOCALE_PATHS = [tmp_path]
+    sys.path.insert(0, str(tmp_path))
+    yield tmp_path
+    sys.path.remove(str(tmp_path))
+    sys.modules.pop("unread_urls", None)
+
+
+def test_routes_templates_and_translations_are_loaded(project: Path) -> None:
+    assert start() == "lifespan.startup.complete"
+    (project / "page.html").unlink()
+    assert render_to_string("page.html") == "a page"
+    assert "unread_urls" in sys.modules
+    assert "de" in trans_real._translations  # type: ignore[attr-defined]
+
+
+def test_what_is_faulty_is_left_to_its_request(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (project / "unread_urls.py").write_text("1 / 0")
+    (project / "a").mkdir()
+    (project / "a" / "broken.html").write_text("{% nonsense %}")
+    (project / "a" / "binary.html").write_bytes(b"\xff")
+    catalog = project / "de" / "LC_MESSAGES" / "django.mo"
+    catalog.parent.mkdir(parents=True)
+    catalog.write_bytes(b"no catalog")
+    assert start() == "lifespan.startup.complete"
+    (project / "page.html").unlink()
+    assert render_to_string("page.html") == "a page"
+    told = [record.getMessage() for record in caplog.records]
+    assert "The routes cannot be loaded" in told
+    assert "The translations cannot be loaded" in told
+    assert not [message for message in told if "templates" in message]
+
+
+def test_a_folder_of_templates_without_an_end_does_not_hold_up_the_start(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_preload, "TEMPLATES_TIMEOUT", -1)
+    assert start() == "lifespan.startup.complete"
+    (project / "page.html").unlink()
+    with pytest.raises(TemplateDoesNotExist):
+        render_to_string("page.html")
