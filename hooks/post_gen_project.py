@@ -1,7 +1,11 @@
-"""Remove what was not chosen; write .env with a fresh key."""
+"""Remove what was not chosen; write .env with a fresh key; say how to go on."""
 
+import io
+import os
 import secrets
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 # What each answer removes. A path that is missing is an error.
@@ -53,3 +57,36 @@ if not dotenv.exists():
     key = f"SECRET_KEY={secrets.token_urlsafe(50)}\n"
     dotenv.touch(mode=0o600)
     dotenv.write_text(example.replace("SECRET_KEY=\n", key), encoding="utf-8")
+
+# cruft has no such variable. To compare, it generates into a temporary folder, and
+# prints a patch.
+BY_CRUFT = "{{ '' if cookiecutter._output_dir is defined else 'yes' }}"
+SCREEN = """
+The service is in {path}
+
+    cd {quoted}
+    uv run manage.py runserver    serves it on http://127.0.0.1:8000/
+    uv run pytest                 checks that everything works
+
+The first start writes uv.lock: commit it with the rest. These answers can be changed
+later, in .env: DATABASE_URL, LOG_FORMAT, RESPONSE_HEADER, RESPONSE_HEADER_WHEN and
+SERVER_TIMING. README.md says more.
+"""
+
+
+def show_screen(path: Path) -> None:
+    if BY_CRUFT and path.parent.parent == Path(tempfile.gettempdir()).resolve():
+        return
+    # Single quotes are none for a shell of Windows.
+    quoted = f'"{path}"' if " " in str(path) else path
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Of a folder whose name the terminal cannot show.
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        print(SCREEN.format(path=path, quoted=quoted), flush=True)
+    except OSError:
+        # Nobody reads it. With an error cookiecutter would delete the service.
+        os._exit(0)
+
+
+show_screen(Path.cwd())

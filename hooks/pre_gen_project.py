@@ -1,8 +1,9 @@
-"""Refuse a bad answer in one sentence, before a file is written."""
+"""Refuse each bad answer in one sentence, before a file is written."""
 
 import json
 import re
 import sys
+from collections.abc import Iterator
 
 # tojson escapes ' as \u0027, so that no answer can end this literal.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
@@ -30,20 +31,20 @@ SERVER_MANAGED_HEADERS = {
 }
 
 
-def refusal(answers: dict[str, str]) -> str | None:
+def refusals(answers: dict[str, str]) -> Iterator[str]:
     name = answers["project_name"]
     # The zero-width joiner is not printable and yet holds emoji together.
     if not name.strip() or not name.replace("\u200d", "").isprintable():
-        return f"project_name {name!r} must be printable text on one line."
+        yield f"project_name {name!r} must be printable text on one line."
 
     slug = answers["__project_slug"]
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", slug):
-        return (
+        yield (
             f"project_slug {slug!r} must be 1 to 63 of a-z, 0-9 and -, start with a "
             "letter and not end with a hyphen."
         )
-    if slug in RESERVED_NAMES:
-        return (
+    elif slug in RESERVED_NAMES:
+        yield (
             f"project_slug {slug!r} is the name of a package that the service "
             "contains or depends on: choose another."
         )
@@ -51,24 +52,22 @@ def refusal(answers: dict[str, str]) -> str | None:
     header = answers["response_header"]
     field, colon, value = header.partition(":")
     if not colon:
-        return f"response_header {header!r} must be 'Name: value', with a colon."
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", field):
-        return (
+        yield f"response_header {header!r} must be 'Name: value', with a colon."
+    elif not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", field):
+        yield (
             f"response_header {header!r} has a bad name: RFC 9110 allows letters, "
             "digits and !#$%&'*+-.^_`|~ only."
         )
-    if field.lower() in SERVER_MANAGED_HEADERS:
-        return (
+    elif field.lower() in SERVER_MANAGED_HEADERS:
+        yield (
             f"response_header {header!r} names a header that the server itself sets, "
             "or one view does."
         )
-    if not re.fullmatch(r"[ \t]*[!-~]([ \t!-~]*[!-~])?[ \t]*", value):
-        return (
+    elif not re.fullmatch(r"[ \t]*[!-~]([ \t!-~]*[!-~])?[ \t]*", value):
+        yield (
             f"response_header {header!r} has a bad value: it must be visible ASCII, "
             "with spaces or tabs inside, on one line."
         )
-    return None
 
 
-if reason := refusal(ANSWERS):
-    sys.exit(reason)
+sys.exit("\n".join(refusals(ANSWERS)) or None)
