@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+KUBERNETES = ["deploy/base", "deploy/production", "deploy/staging"]
 # What each answer removes. A path that is missing is an error.
 REMOVE = {
     ("admin", "{{ cookiecutter.admin }}"): {
@@ -27,8 +28,8 @@ REMOVE = {
         ]
     },
     ("deploy", "{{ cookiecutter.deploy }}"): {
-        "docker": ["deploy/base"],
-        "none": [".dockerignore", "Dockerfile", "compose.yaml", "deploy/base"],
+        "docker": KUBERNETES,
+        "none": [".dockerignore", "Dockerfile", "compose.yaml", *KUBERNETES],
     },
     ("ci", "{{ cookiecutter.ci }}"): {
         "github": [".gitlab-ci.yml"],

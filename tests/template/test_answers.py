@@ -155,7 +155,9 @@ def test_service_stays_when_nobody_reads_the_last_screen(
     command = [sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE)]
     read, write = os.pipe()
     os.close(read)
-    subprocess.run(command, cwd=tmp_path, env=clean_environment, stdout=write)
+    subprocess.run(
+        command, cwd=tmp_path, env=clean_environment, stdout=write, check=False
+    )
     os.close(write)
     assert (tmp_path / "my-async-service" / ".env").exists()
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.template.conftest import Bake
 from tests.template.prompts import COMBINATIONS, VARIED, name
-from tests.template.service import TREE, Server, Service, free_port
+from tests.template.service import TREE, Server, Service, finish, free_port
 
 FILES = {
     ".env",
@@ -75,6 +75,7 @@ FILES = {
     "vendor/onloop/src/onloop/_chain.py",
     "vendor/onloop/src/onloop/_compat.py",
     "vendor/onloop/src/onloop/_isolation.py",
+    "vendor/onloop/src/onloop/_preload.py",
     "vendor/onloop/src/onloop/_source.py",
     "vendor/onloop/src/onloop/apps.py",
     "vendor/onloop/src/onloop/asgi.py",
@@ -130,10 +131,13 @@ FILES_BY_ANSWER = {
         "deploy/base/configmap.yaml",
         "deploy/base/deployment.yaml",
         "deploy/base/horizontalpodautoscaler.yaml",
+        "deploy/base/ingress.yaml",
         "deploy/base/kustomization.yaml",
         "deploy/base/migrate.yaml",
         "deploy/base/poddisruptionbudget.yaml",
         "deploy/base/service.yaml",
+        "deploy/production/kustomization.yaml",
+        "deploy/staging/kustomization.yaml",
     },
     ("ci", "github"): {".github/workflows/ci.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
@@ -262,7 +266,14 @@ def test_deploy_check_warns_of_nothing_in_the_documented_environment(
 ) -> None:
     [command] = [c for c in service.readme_commands() if "--deploy" in c]
     documented = service.readme_environment() | {"DEBUG": ""}
-    service.run(command, **documented | {"SECRET_KEY": str(list(range(40)))})
+    environment = documented | {"SECRET_KEY": str(list(range(40)))}
+    if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
+        shutil.rmtree(service.path / "staticfiles", ignore_errors=True)
+        done = finish(command.split(), service.path, service.environment | environment)
+        assert done.returncode
+        assert "serving.W009) collectstatic has not run" in done.stdout
+        service.run("uv run manage.py collectstatic --noinput", **environment)
+    service.run(command, **environment)
 
 
 def test_served_by_the_documented_command(
@@ -276,8 +287,6 @@ def test_served_by_the_documented_command(
         "DEBUG": "",
         "METRICS_PORT": str(free_port()),
     }
-    if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
-        service.run("uv run manage.py collectstatic --noinput", **production)
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **production, **database) as server:
         requests = served(service, server)

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from tests.template import interpreters
 from tests.template.conftest import Bake
 from tests.template.linters import LINTED, lint
 from tests.template.prompts import CODE, COMBINATIONS, choices, code_of
-from tests.template.service import Service, free_port, inherited, succeed
+from tests.template.service import Service, finish, free_port, inherited, succeed
 
 # One service for each linter would prove no more than these two.
 ANSWERS = [
@@ -42,9 +45,35 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
 
 
-def documents(service: Service) -> dict[str, Any]:
-    files = (service.path / "deploy" / "base").glob("*.yaml")
+def documents(service: Service, folder: str = "base") -> dict[str, Any]:
+    files = (service.path / "deploy" / folder).glob("*.yaml")
     return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")) for f in files}
+
+
+def overlaid(service: Service, overlay: str) -> dict[str, Any]:
+    """The manifests of the base with the patches, as kustomize applies them."""
+    found = documents(service)
+    kustomization = documents(service, overlay)["kustomization"]
+    assert kustomization["resources"] == ["../base"]
+    for patch in kustomization["patches"]:
+        [target] = [
+            document
+            for document in found.values()
+            if document["kind"] == patch["target"]["kind"]
+            and document["metadata"]["name"] == patch["target"]["name"]
+        ]
+        for change in yaml.safe_load(patch["patch"]):
+            assert change["op"] == "replace"
+            *path, last = change["path"].removeprefix("/").split("/")
+            parent = reduce(lambda at, key: at[index(key)], path, target)
+            # "replace" needs something to be replaced.
+            assert parent[index(last)]
+            parent[index(last)] = change["value"]
+    return found
+
+
+def index(key: str) -> str | int:
+    return int(key) if key.isdigit() else key
 
 
 def names(text: str) -> set[str]:
@@ -289,7 +318,12 @@ def cache() -> str:
 def image(
     service: Service, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Image]:
-    context = service.copy(tmp_path_factory.mktemp("context")).path
+    copy = service.copy(tmp_path_factory.mktemp("context"))
+    copy.run("uv lock")
+    context = copy.path
+    # Of an app that the team has made.
+    (context / "orders").mkdir()
+    (context / "orders" / "views.py").touch()
     root = tmp_path_factory.mktemp("image")
     image = Image(root, context, service.environment["UV_PYTHON"])
     image.build((context / "Dockerfile").read_text(encoding="utf-8"))
@@ -310,11 +344,10 @@ def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
 
 
 def test_everything_in_the_image_is_compiled(image: Image) -> None:
-    sources = [
-        path
-        for folder in ("config", "home", "serving", ".venv/lib")
-        for path in (image.root / "app" / folder).rglob("*.py")
-    ]
+    app = image.root / "app"
+    # What is installed of it is compiled.
+    sources = {*app.rglob("*.py")} - {*(app / "vendor").rglob("*.py")}
+    assert app / "orders" / "views.py" in sources
     compiled = [
         path
         for path in sources
@@ -355,6 +388,40 @@ def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
             kubernetes_validate.validate(document, version, strict=True)
 
 
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_overlays_are_valid_and_differ_in_host_and_namespace(
+    service: Service, overlay: str
+) -> None:
+    found = overlaid(service, overlay)
+    kustomization = found.pop("kustomization")
+    found.pop("podmonitor", None)
+    for document in found.values():
+        kubernetes_validate.validate(document, RELEASES[-1], strict=True)
+    host = "staging.example.com" if overlay == "staging" else "example.com"
+    settings = found["configmap"]["data"]
+    assert settings["ALLOWED_HOSTS"] == host
+    assert settings["CSRF_TRUSTED_ORIGINS"] == f"https://{host}"
+    ingress = found["ingress"]["spec"]
+    assert [rule["host"] for rule in ingress["rules"]] == [host]
+    assert [tls["hosts"] for tls in ingress["tls"]] == [[host]]
+    assert documents(service, overlay)["kustomization"]["namespace"] == overlay
+    assert "namespace" not in kustomization
+
+
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_an_image_is_deployed_by_its_digest_and_never_by_a_tag(
+    service: Service, overlay: str
+) -> None:
+    found = documents(service)
+    [image] = documents(service, overlay)["kustomization"]["images"]
+    assert re.fullmatch("sha256:[0-9a-f]{64}", image["digest"])
+    assert "newTag" not in image
+    for workload in (found["deployment"], found["migrate"]):
+        [container] = workload["spec"]["template"]["spec"]["containers"]
+        # Without one here: what nobody names is pulled as "latest".
+        assert container["image"] == image["name"]
+
+
 def test_kustomization_lists_every_manifest(service: Service) -> None:
     found = documents(service)
     listed = found.pop("kustomization")["resources"]
@@ -379,7 +446,10 @@ def test_pods_get_each_variable_of_the_example_and_no_other(service: Service) ->
 def test_deploy_check_warns_of_nothing_with_the_config_map(service: Service) -> None:
     config = documents(service)["configmap"]["data"]
     key = {"SECRET_KEY": "".join(map(str, range(40)))}
-    service.run(CHECK, **config, **key, DATABASE_URL="postgresql://me@database/shop")
+    url = {"DATABASE_URL": "postgresql://me@database/shop"}
+    if "collectstatic" in str(steps(service)):
+        service.run("uv run manage.py collectstatic --noinput", **config, **key, **url)
+    service.run(CHECK, **config, **key, **url)
 
 
 def test_pod_outlives_its_servers_graceful_shutdown(service: Service) -> None:
@@ -404,6 +474,13 @@ def test_probes_and_services_name_what_is_there(service: Service) -> None:
     assert found["service"]["spec"]["selector"].items() <= labels
     disruption = found["poddisruptionbudget"]["spec"]["selector"]["matchLabels"]
     assert disruption.items() <= labels
+    for spread in template["spec"]["topologySpreadConstraints"]:
+        assert spread["labelSelector"]["matchLabels"].items() <= labels
+    [rule] = found["ingress"]["spec"]["rules"]
+    [route] = rule["http"]["paths"]
+    assert route["backend"]["service"]["name"] == found["service"]["metadata"]["name"]
+    [port] = found["service"]["spec"]["ports"]
+    assert route["backend"]["service"]["port"]["name"] == port["name"]
     target = found["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"]
     assert target == found["deployment"]["metadata"]["name"]
 
@@ -434,24 +511,31 @@ def test_metrics_have_one_port_to_which_no_service_leads(bake: Bake) -> None:
 CHECK = "uv run manage.py check --deploy --fail-level WARNING"
 
 
+def pipeline(service: Service) -> dict[str, Any]:
+    github = service.answers["ci"] == "github"
+    file = ".github/workflows/ci.yml" if github else ".gitlab-ci.yml"
+    text = (service.path / file).read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
 def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
-    """Each command of the pipeline, with its environment."""
+    """Each command of the pipeline before it builds the image, with its environment."""
+    found = pipeline(service)
     if service.answers["ci"] == "github":
-        text = (service.path / ".github" / "workflows" / "ci.yml").read_text()
-        jobs = yaml.safe_load(text)["jobs"].values()
+        job = found["jobs"]["test"]
+        # It chooses one, of those that there are on the machine of the pipeline.
+        del job["env"]["UV_PYTHON"]
         return [
             (step["run"], job["env"] | step.get("env", {}))
-            for job in jobs
             for step in job["steps"]
             if "run" in step
         ]
-    pipeline = yaml.safe_load((service.path / ".gitlab-ci.yml").read_text())
     common: list[tuple[str, dict[str, str]]]
-    common = [(c, {}) for c in pipeline.pop("default")["before_script"]]
-    variables = pipeline.pop("variables")
+    common = [(c, {}) for c in found["default"]["before_script"]]
     return common + [
-        (command, variables | job.get("variables", {}))
-        for job in pipeline.values()
+        (command, found["variables"] | job.get("variables", {}))
+        for job in (found["test"], found["deploy-check"])
         for command in job["script"]
     ]
 
@@ -481,7 +565,8 @@ def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
 
 def test_both_pipelines_run_the_same_commands(bake: Bake) -> None:
     github, gitlab = (bake(**ANSWERS[0] | {"ci": ci}) for ci in ("github", "gitlab"))
-    assert own_commands(github) == own_commands(gitlab)
+    assert [c for c, _ in own_commands(github)] == [c for c, _ in own_commands(gitlab)]
+    assert image_commands(github)[:2] == image_commands(gitlab)[:2]
 
 
 def own_commands(service: Service) -> list[tuple[str, dict[str, str]]]:
@@ -489,11 +574,67 @@ def own_commands(service: Service) -> list[tuple[str, dict[str, str]]]:
     return [step for step in steps(service) if step[0].startswith("uv run")]
 
 
+def image_commands(service: Service) -> list[str]:
+    found = pipeline(service)
+    if service.answers["ci"] == "github":
+        steps = found["jobs"]["image"]["steps"]
+        return [step["run"] for step in steps if "run" in step]
+    commands: list[str] = found["image-build"]["script"]
+    return commands
+
+
+def test_image_is_scanned_by_a_pinned_scanner_before_it_is_pushed(
+    service: Service,
+) -> None:
+    build, scan, push = image_commands(service)
+    assert re.fullmatch("docker build .*--tag image .", build)
+    scanner = r"anchore/grype:v[\d.]+@sha256:[0-9a-f]{64}"
+    assert re.search(rf" {scanner} docker:image .*--fail-on ", scan)
+    assert "docker tag image" in push and ".RepoDigests" in push
+    assert "docker push" in push
+    assert "latest" not in push
+
+
+def test_docker_and_ci_use_the_oldest_python_that_is_allowed(
+    service: Service,
+) -> None:
+    project = tomllib.loads((service.path / "pyproject.toml").read_text())["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    dockerfile = (service.path / "Dockerfile").read_text()
+    images = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert {*images} == {f"python:{oldest}-slim"}
+    found = pipeline(service)
+    if service.answers["ci"] == "github":
+        assert found["jobs"]["test"]["env"]["UV_PYTHON"] == oldest
+    else:
+        assert found["default"]["image"] == f"python:{oldest}"
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_service_starts_where_its_only_python_is_another(
+    service: Service, tmp_path: Path, newest: bool
+) -> None:
+    """uv and pyenv refuse to run where .python-version names what is not there."""
+    copy = service.copy(tmp_path / "service")
+    folder = Path(interpreters.find("3.12", newest)).parent
+    only = {
+        "PATH": f"{interpreters.uv_folder()}{os.pathsep}{folder}",
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_PYTHON_INSTALL_DIR": str(tmp_path),
+    }
+    found = succeed(["uv", "python", "find", "--system"], copy.path, only)
+    assert Path(found.strip()).parent == folder
+
+
 @pytest.mark.xdist_group(ANSWERS[0]["ci"])
 def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> None:
     service = bake(**ANSWERS[0])
     committed = service.copy(tmp_path / "fresh")
     (committed.path / ".env").unlink()
+    locked = finish(["uv", "sync", "--locked"], committed.path, committed.environment)
+    assert "run `uv lock`" in locked.stdout
+    committed.run("uv lock")
+    committed.run("uv sync --locked")
     for command, environment in own_commands(service):
         committed.run(command, **environment)
     pre_commit = Path(sys.executable).with_name("pre-commit")

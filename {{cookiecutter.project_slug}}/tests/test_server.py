@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -47,3 +48,9 @@ def ask(port: int, process: subprocess.Popen[bytes]) -> int:
             return client.getresponse().status
         time.sleep(0.02)
     raise AssertionError("The server does not listen.")
+
+
+def test_docker_and_ci_use_the_same_python() -> None:
+    files = ["Dockerfile", ".gitlab-ci.yml", ".github/workflows/ci.yml"]
+    text = "".join(path.read_text() for path in map(Path, files) if path.exists())
+    assert len({*re.findall(r'(?:python:|UV_PYTHON: ")([\d.]+)', text)}) <= 1
