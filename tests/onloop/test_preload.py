@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def start() -> str:
 @pytest.fixture
 def project(tmp_path: Path, settings: Any) -> Iterator[Path]:
     """A project whose files nobody has read."""
+    # Its forms look up a translation when they are imported.
+    import_module("django.contrib.auth.forms")
     (tmp_path / "unread_urls.py").write_text("urlpatterns = []\n")
     (tmp_path / "page.html").write_text("a page")
     backend = "django.template.backends.django.DjangoTemplates"
