@@ -204,6 +204,29 @@ def test_subclass_of_djangos_own_middleware_is_not_inlined(settings: Settings) -
     assert csrf.thread_hooks == ("process_request", "process_response", "process_view")
 
 
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        ("django.contrib.staticfiles.storage.StaticFilesStorage", []),
+        ("django.contrib.staticfiles.storage.ManifestStaticFilesStorage", ["W004"]),
+    ],
+)
+def test_static_files_that_were_not_collected_are_reported_for_deployment(
+    settings: Settings, tmp_path: Path, storage: str, expected: list[str]
+) -> None:
+    settings.STATIC_URL = "static/"
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = {"staticfiles": {"BACKEND": storage}}
+    assert run_checks(tags=["onloop"]) == []
+    deployment = run_checks(tags=["onloop"], include_deployment_checks=True)
+    assert ids(deployment) == expected
+    (tmp_path / "staticfiles.json").write_text(
+        '{"version": "1.1", "paths": {"a.css": "a.1.css"}, "hash": "1"}'
+    )
+    settings.STORAGES = {**settings.STORAGES}
+    assert run_checks(tags=["onloop"], include_deployment_checks=True) == []
+
+
 def test_readme_explains_every_id() -> None:
     source = Path(checks.__file__).read_text(encoding="utf-8")
     ids = re.findall(r'id="(onloop\.[EW]\d{3})"', source)

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from django.core.exceptions import SynchronousOnlyOperation
 from django.utils.functional import SimpleLazyObject
-from onloop.logging import Formatter
+from onloop.logging import Formatter, log_fields
 
 NASTY = 'a\nb\r\tc\x1b[31m\x85\u2028 d="e" \\f=g \u00fc'
 
@@ -281,7 +281,7 @@ def traced(*args, **kwargs):
 logging.setLogRecordFactory(traced)
 
 import structlog
-from onloop.logging import Formatter
+from onloop.logging import Formatter, log_fields
 from tests.onloop import settings  # configures structlog
 
 for log_format in sys.argv[1:]:
@@ -306,3 +306,19 @@ def test_fields_of_a_tracer_that_came_before_the_formatter_are_on_each_line() ->
         for by in ("logging", "structlog"):
             line = parse_line(next(lines))
             assert (line["message"], line["otelTraceID"]) == (f"by {by}", "4bf92f35")
+
+
+def test_fields_are_logged_with_the_line_that_called_and_without_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("shop")
+    with caplog.at_level(logging.INFO, "shop"):
+        log_fields(logger, logging.DEBUG, "too low", order=6)
+        log_fields(logger, logging.INFO, "100 %", order=0, coupon=None)
+        logger.info("100 %%", extra={"order": 0})
+    ours, others = map(vars, caplog.records)
+    assert ours["lineno"] == others["lineno"] - 1
+    kept = ("pathname", "levelname", "name", "order")
+    assert [ours[key] for key in kept] == [others[key] for key in kept]
+    assert ours["message"] == "100 %"
+    assert "coupon" not in ours

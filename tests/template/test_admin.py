@@ -106,7 +106,7 @@ def test_login_shows_the_admin_and_logout_ends_it(
         }
         assert ("Strict-Transport-Security" in headers) == secure
         status, _, page = browser.open("/admin/")
-        title = "<title>My Async Service administration | My Async Service</title>"
+        title = "<title>Site administration | My Async Service</title>"
         assert (status, title in page) == (200, True)
         assert "Django" not in page
         user = {"username": settings.__name__, "usable_password": "true"}

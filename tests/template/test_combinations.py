@@ -65,6 +65,7 @@ FILES = {
     "tests/test_health.py",
     "tests/test_home.py",
     "tests/test_log.py",
+    "tests/test_mail.py",
     "tests/test_server.py",
     "vendor/onloop/CHANGELOG.md",
     "vendor/onloop/LICENSE",
@@ -271,7 +272,7 @@ def test_deploy_check_warns_of_nothing_in_the_documented_environment(
         shutil.rmtree(service.path / "staticfiles", ignore_errors=True)
         done = finish(command.split(), service.path, service.environment | environment)
         assert done.returncode
-        assert "serving.W009) collectstatic has not run" in done.stdout
+        assert "onloop.W004) collectstatic has not run" in done.stdout
         service.run("uv run manage.py collectstatic --noinput", **environment)
     service.run(command, **environment)
 

@@ -25,6 +25,7 @@ PUBLIC = {
     "onloop.logging.bind_fields",
     "onloop.logging.configure_structlog",
     "onloop.logging.dropped_lines",
+    "onloop.logging.log_fields",
     "onloop.server_timing",
     "onloop.server_timing.span",
     "onloop.outcome.RequestEnd",

@@ -2,5 +2,4 @@ from django.conf import settings
 from django.contrib import admin
 
 admin.site.site_header = admin.site.site_title = settings.PROJECT_NAME
-admin.site.index_title = f"{settings.PROJECT_NAME} administration"
 urlpatterns, app_name, _ = admin.site.urls

@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 from onloop import server_timing
-from onloop.logging import bind_fields
+from onloop.logging import bind_fields, log_fields
 from onloop.outcome import RequestEnd, observe, upload_seconds
 
 from serving.errors import error_response
@@ -24,12 +24,13 @@ from serving.health import PROBES, GetResponse
 
 request_logger = logging.getLogger("serving.request")
 timing_logger = logging.getLogger("serving.timing")
+is_request_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def bind_request_id(request: HttpRequest) -> str:
     """Put the request's id on every line that is logged from here on; return it."""
     request_id: str = request.META.get("HTTP_X_REQUEST_ID", "")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", request_id):
+    if not is_request_id(request_id):
         request_id = f"{random.getrandbits(128):032x}"
         request.META["HTTP_X_REQUEST_ID"] = request_id
     # A server may handle the next request of a connection in a copy of this context.
@@ -88,26 +89,21 @@ class TimingMiddleware:
         if request.path_info in PROBES:
             # Several in a minute, for as long as the service runs.
             level = logging.DEBUG if end.status == 200 else logging.WARNING
-        if not timing_logger.isEnabledFor(level):
-            return
         duration = round(end.ended - start, 6)
-        message = f"Request took {duration:.4f} seconds"
-        # As timing_logger.info() does, without a search for the calling line.
-        record = timing_logger.makeRecord(
-            timing_logger.name, level, __file__, 0, message, (), None
+        match, upload = request.resolver_match, upload_seconds(request)
+        log_fields(
+            timing_logger,
+            level,
+            f"Request took {duration:.4f} seconds",
+            method=request.method,
+            path=request.path,
+            route=match.route if match else None,
+            status=end.status,
+            duration=duration,
+            outcome=end.outcome,
+            first_byte=end.first_byte and round(end.first_byte - start, 6),
+            upload=round(upload, 6) if upload > 0.01 else None,
         )
-        fields = vars(record)
-        fields.update(method=request.method, path=request.path)
-        if request.resolver_match is not None:
-            fields["route"] = request.resolver_match.route
-        if end.status is not None:
-            fields["status"] = end.status
-        fields.update(duration=duration, outcome=end.outcome)
-        if end.first_byte is not None:
-            fields["first_byte"] = round(end.first_byte - start, 6)
-        if (upload := upload_seconds(request)) > 0.01:
-            fields["upload"] = round(upload, 6)
-        timing_logger.handle(record)
 
     # The request ended while its body was arriving: no middleware was called.
     process_abort = log

@@ -10,3 +10,4 @@ class OnloopConfig(AppConfig):
 
         register(checks.check_middlewares, "onloop")
         register(checks.check_observers_are_outermost, "onloop")
+        register(checks.check_static_files_are_collected, "onloop", deploy=True)

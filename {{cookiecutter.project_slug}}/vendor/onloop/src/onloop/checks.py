@@ -1,4 +1,4 @@
-"""Mistakes in the middleware chain, found without a request.
+"""Mistakes in the middleware chain and the deployment, found without a request.
 
 onloop's README says what each id means.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
+from django.contrib.staticfiles import storage
 from django.core.checks import CheckMessage, Error, Warning
 
 from onloop import _compat, _source
@@ -134,6 +135,15 @@ def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
         if observes(info)
         and (others := [each for each in chain[:position] if not observes(each)])
     ]
+
+
+def check_static_files_are_collected(**kwargs: Any) -> list[CheckMessage]:
+    # Only a storage with a manifest has it, and only collectstatic fills it.
+    files = settings.STATIC_URL and storage.staticfiles_storage
+    if getattr(files, "hashed_files", True):
+        return []
+    message = "collectstatic has not run: pages that link to static files fail."
+    return [Warning(message, "Run `manage.py collectstatic`.", id="onloop.W004")]
 
 
 CHECKS = (

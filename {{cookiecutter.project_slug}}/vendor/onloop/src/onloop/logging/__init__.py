@@ -6,7 +6,7 @@ escaped, and only the formatter writes a newline or, before the fields of `text`
 
 import structlog
 
-from onloop.logging.formatter import Formatter, bind_fields
+from onloop.logging.formatter import Formatter, bind_fields, log_fields
 from onloop.logging.queue import (
     QueueHandler,
     dropped_lines,
@@ -21,6 +21,7 @@ __all__ = [
     "bind_fields",
     "configure_structlog",
     "dropped_lines",
+    "log_fields",
     "never_blocks",
     "start",
     "stop",
