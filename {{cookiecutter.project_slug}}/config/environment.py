@@ -71,8 +71,7 @@ class Environment:
         return items
 
     def header(self, name: str) -> str:
-        self.parsed(name, parse_header, self.text(name))
-        return self.text(name)
+        return ": ".join(self.parsed(name, parse_header, self.text(name)))
 
     def url(self, name: str, parse: Callable[[str], Any]) -> Any:
         value = self.text(name)

@@ -10,10 +10,9 @@ from serving.header import CONDITIONS
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# The defaults; the environment overrides each, and so does .env in development.
-# fmt: off
 PROJECT_NAME = "{{ cookiecutter.__project_name }}"
-env = Environment(BASE_DIR / ".env", {
+# The environment overrides each, and so does .env in development.
+defaults = {
     # % if cookiecutter.database == "sqlite"
     "DATABASE_URL": "sqlite:///db.sqlite3",
     # % endif
@@ -30,8 +29,8 @@ env = Environment(BASE_DIR / ".env", {
     "METRICS_PORT": "9464",
     # % endif
     "SECURE_HSTS_SECONDS": "0",
-})
-# fmt: on
+}
+env = Environment(BASE_DIR / ".env", defaults)
 SERVICE = "{{ cookiecutter.project_slug }}"
 DEBUG = env.boolean("DEBUG")
 if DEBUG:
@@ -157,10 +156,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # % if cookiecutter.admin
 AUTH_USER_MODEL = "users.User"
 LOGIN_URL = "admin:login"
-VALIDATORS = "UserAttributeSimilarity MinimumLength CommonPassword NumericPassword"
+validators = "UserAttributeSimilarity MinimumLength CommonPassword NumericPassword"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
-    for name in VALIDATORS.split()
+    for name in validators.split()
 ]
 # % endif
 # % if cookiecutter.__static
@@ -172,7 +171,6 @@ STORAGES = {
         "BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"
     },
 }
-
 # % endif
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

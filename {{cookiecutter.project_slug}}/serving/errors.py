@@ -16,7 +16,8 @@ def error_response(
     title = HttpResponse(status=status).reason_phrase
     problem = {"type": "about:blank", "title": title, "status": status, **members}
     problem["request_id"] = request.META.get("HTTP_X_REQUEST_ID")
-    response: HttpResponse = JsonResponse(problem, status=status, content_type=MEDIA_TYPES[1])
+    response: HttpResponse = JsonResponse(problem, status=status)
+    response.headers["Content-Type"] = "application/problem+json"
     is_api = request.path_info.startswith("/api/")
     try:
         if not is_api and request.get_preferred_type(MEDIA_TYPES) == "text/html":

@@ -8,19 +8,15 @@ from tests.conftest import LogLines
 pytestmark = pytest.mark.usefixtures("own_middleware")
 
 
-async def test_live_without_a_database_and_without_a_line(
-    async_client: AsyncClient, log_lines: LogLines
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_live_and_ready_without_a_line(
+    async_client: AsyncClient, log_lines: LogLines, path: str
 ) -> None:
-    response = await async_client.get("/livez")
+    response = await async_client.get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
     assert response.headers["Cache-Control"] == "no-store"
     assert log_lines("serving.timing") == []
-
-
-@pytest.mark.django_db
-async def test_ready_with_a_migrated_database(async_client: AsyncClient) -> None:
-    response = await async_client.get("/readyz")
-    assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
 async def test_what_is_not_ready_is_named_and_logged(
