@@ -1,5 +1,6 @@
 from functools import partial
 
+from django.conf import settings
 from django.urls import URLPattern, URLResolver, include, path
 
 from serving.errors import error_response
@@ -12,6 +13,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # % if cookiecutter.api == "ninja"
     path("api/", include("home.api")),
     # % endif
+    *([path("__requests__/", include("onloop.panel.urls"))] if settings.DEBUG else []),
 ]
 # 503: no free thread; 504: REQUEST_TIMEOUT is over.
 handler400, handler403, handler404, handler500, handler503, handler504 = (

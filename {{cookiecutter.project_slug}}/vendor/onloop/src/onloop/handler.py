@@ -167,6 +167,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         start = time.perf_counter()
         observed_send = delivery.observe_send(send, copy_context())
         self.running.add(delivery)
+        trace = outcome.start_trace() if outcome.start_trace is not None else None
         reached_middleware = False
         try:
             read = self.read_body
@@ -194,7 +195,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 try:
                     with DisconnectWatcher(delivery, listen):
                         if request is not None:
-                            response = await self.run_get_response(request)
+                            if trace is None:
+                                response = await self.run_get_response(request)
+                            else:
+                                get_response = self.run_get_response
+                                response = await trace.record(request, get_response)
                         if response.streaming:
                             thread.start_stream()
                             await self.send_stream(response, observed_send)
@@ -214,12 +219,13 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 raise
             self.running.discard(delivery)
             delivery.client_disconnected = isinstance(exc, RequestAborted)
-            self.report_abort(scope, start, delivery.end_before_response(exc))
+            end = delivery.end_before_response(exc)
+            self.report_abort(scope, start, end, trace)
             if not delivery.client_disconnected:
                 raise
 
     def report_abort(
-        self, scope: dict[str, Any], start: float, end: RequestEnd
+        self, scope: dict[str, Any], start: float, end: RequestEnd, trace: Any
     ) -> None:
         request, _ = self.create_request(scope, BytesIO())
         if request is not None:
@@ -228,6 +234,8 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                     hook(request, start, end)
                 except Exception:
                     logger.exception("process_abort() failed")
+            if trace is not None:
+                trace.keep(request, end, None)
 
     async def read_body_in_time(self, receive: Receive) -> Any:
         async with asyncio.timeout(self.request_timeout):

@@ -4,11 +4,9 @@ A thread hop is one call through sync_to_async() or async_to_sync().
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -20,6 +18,7 @@ from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 
 from onloop._chain import inspect_chain
+from onloop._hops import RUNNERS, layers, line_of, what_is_called
 from onloop.handler import ASGIHandler
 from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
@@ -30,9 +29,6 @@ NAMES = {
     convert_exception_to_response(lambda request: None).__code__: "get_response",  # type: ignore
     RUN_CODE: "middleware",
 }
-# They run tasks and threads, and what is around them did not ask for the hop.
-RUNNERS = {"asyncio", "concurrent", "threading"}
-PACKAGES, CURRENT = f"{os.sep}site-packages{os.sep}", f"{os.getcwd()}{os.sep}"
 
 
 class ThreadHop(NamedTuple):
@@ -156,30 +152,12 @@ def count_thread_hops(links: Sequence[Link] = ()) -> Iterator[list[ThreadHop]]:
 
 def describe(wrapper: Any, links: Sequence[Link]) -> ThreadHop:
     called = list(layers(wrapper))
-    named = called[-1] if hasattr(called[-1], "__qualname__") else type(called[-1])
-    what = f"{named.__module__}.{named.__qualname__}".removeprefix("builtins.")
     caller, where = find_caller(links)
     owner = find([getattr(call, "__self__", None) for call in called], links) or caller
     path = owner and owner.path
-    if isinstance(wrapper, AsyncToSync):
-        what = f"async_to_sync({what})"
-    elif link := find(called, links):
+    if not isinstance(wrapper, AsyncToSync) and (link := find(called, links)):
         path = link.thread_path
-    return ThreadHop(path, what, where)
-
-
-def layers(call: Any) -> Iterator[Any]:
-    """What is called, from the outermost wrapper to the innermost."""
-    while call is not None:
-        yield call
-        if isinstance(call, AsyncToSync):
-            call = call.awaitable
-        elif isinstance(call, SyncToAsync | partial):
-            call = call.func
-        elif hasattr(call, "inlined_steps"):
-            call = call.inlined_steps[0][0]
-        else:
-            call = getattr(call, "__wrapped__", None)
+    return ThreadHop(path, what_is_called(wrapper), where)
 
 
 def find(objects: Sequence[Any], links: Sequence[Link]) -> Link | None:
@@ -206,8 +184,3 @@ def find_caller(links: Sequence[Link]) -> tuple[Link | None, str]:
         link = find([this], links)
         frame = frame.f_back
     return link, where or in_django
-
-
-def line_of(frame: FrameType) -> str:
-    path = frame.f_code.co_filename.rpartition(PACKAGES)[2].removeprefix(CURRENT)
-    return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"

@@ -28,6 +28,9 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 # In the ASGI scope: what the handler knows and the middleware does not.
 SCOPE_KEY = "onloop.delivery"
 
+# Called for each request that begins, once onloop.panel is in a URLconf.
+start_trace: Callable[[], Any] | None = None
+
 
 class RequestEnd(NamedTuple):
     """How a request ended, and when.

@@ -47,6 +47,11 @@ def collect() -> Metrics:
     return metrics
 
 
+def current() -> Metrics | None:
+    """Of the latest collect() in this context."""
+    return _current.get()
+
+
 @contextmanager
 def span(name: str, description: str = "") -> Iterator[None]:
     """Measure a block for Server-Timing, when it is sent: `with span("cache"): ...`.
@@ -61,7 +66,7 @@ def span(name: str, description: str = "") -> Iterator[None]:
     try:
         yield
     finally:
-        if metrics := _current.get():
+        if metrics := current():
             metrics.add(name, time.perf_counter() - start, description)
 
 
@@ -82,6 +87,6 @@ def watch_query(execute: Callable[..., Any], *args: Any) -> Any:
     try:
         return execute(*args)
     finally:
-        if metrics := _current.get():
+        if metrics := current():
             metrics.queries += 1
             metrics.database_seconds += time.perf_counter() - start

@@ -53,6 +53,10 @@ def bind_fields(**fields: Any) -> None:
     _bound.set(fields)
 
 
+def bound_fields() -> dict[str, Any]:
+    return _bound.get() or {}
+
+
 def log_fields(
     logger: logging.Logger, level: int, message: str, **fields: object
 ) -> None:

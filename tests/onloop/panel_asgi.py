@@ -1,0 +1,84 @@
+"""A project with the panel, for uvicorn."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.onloop.settings")
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import URLPattern, URLResolver, include, path
+from onloop.asgi import get_asgi_application
+from onloop.logging import bind_fields
+
+logger = logging.getLogger("panel")
+
+
+async def plain(request: HttpRequest) -> HttpResponse:
+    bind_fields(request_id=request.GET.get("id", "none"))
+    logger.info("plain", extra={"colour": "green"})
+    return HttpResponse("plain")
+
+
+async def stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        yield "first"
+        await asyncio.sleep(0.05)
+        yield "last"
+
+    return StreamingHttpResponse(parts())
+
+
+async def endless(request: HttpRequest) -> StreamingHttpResponse:
+    async def parts() -> AsyncIterator[str]:
+        while True:
+            yield "part"
+            await asyncio.sleep(0.01)
+
+    return StreamingHttpResponse(parts())
+
+
+def query() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+async def queries(request: HttpRequest) -> HttpResponse:
+    for _ in range(3):
+        await sync_to_async(query)()
+    return HttpResponse("queries")
+
+
+async def nothing() -> None: ...
+
+
+def synchronous(request: HttpRequest) -> HttpResponse:
+    async_to_sync(nothing)()
+    return HttpResponse("synchronous")
+
+
+async def error(request: HttpRequest) -> HttpResponse:
+    raise ValueError("broken")
+
+
+settings.DEBUG = os.environ.get("DEBUG") == "1"
+settings.ROOT_URLCONF = __name__
+LOGGING: Any = settings.LOGGING
+LOGGING["root"]["level"] = "INFO"
+LOGGING["loggers"]["uvicorn"] = {"handlers": [], "propagate": True}
+application = get_asgi_application()
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("plain/", plain),
+    path("stream/", stream),
+    path("endless/", endless),
+    path("queries/", queries),
+    path("synchronous/", synchronous),
+    path("error/", error),
+    path("__requests__/", include("onloop.panel.urls")),
+]

@@ -1,0 +1,84 @@
+"""Thread hops in words: what is called, and at which line."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import unwrap
+from types import FrameType
+from typing import Any
+
+from asgiref.sync import AsyncToSync, SyncToAsync
+
+from onloop import threads
+
+# They run tasks and threads, and what is around them did not ask for the hop.
+RUNNERS = {"asyncio", "concurrent", "threading"}
+PACKAGES, CURRENT = f"{os.sep}site-packages{os.sep}", f"{os.getcwd()}{os.sep}"
+CALLS = [unwrap(cls.__call__).__code__ for cls in (SyncToAsync, AsyncToSync)]
+# Of sys.monitoring, one of those that Python leaves to whoever takes it.
+MONITORING_ID = 4
+
+
+def what_is_called(wrapper: Any) -> str:
+    """By a SyncToAsync or an AsyncToSync."""
+    *_, called = layers(wrapper)
+    named = called if hasattr(called, "__qualname__") else type(called)
+    what = f"{named.__module__}.{named.__qualname__}".removeprefix("builtins.")
+    return f"async_to_sync({what})" if isinstance(wrapper, AsyncToSync) else what
+
+
+def layers(call: Any) -> Iterator[Any]:
+    """What is called, from the outermost wrapper to the innermost."""
+    while call is not None:
+        yield call
+        if isinstance(call, AsyncToSync):
+            call = call.awaitable
+        elif isinstance(call, SyncToAsync | partial):
+            call = call.func
+        elif hasattr(call, "inlined_steps"):
+            call = call.inlined_steps[0][0]
+        else:
+            call = getattr(call, "__wrapped__", None)
+
+
+def line_of(frame: FrameType) -> str:
+    path = frame.f_code.co_filename.rpartition(PACKAGES)[2].removeprefix(CURRENT)
+    return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def watch(on_hop: Callable[[str, str], None]) -> None:
+    """Tell of each hop, in the context of its call: what is called, and where.
+
+    Python 3.11 can tell only of the calls to a request's thread.
+    """
+
+    def tell(*_: object) -> None:
+        frame: Any = sys._getframe(1)
+        while frame.f_code not in CALLS:
+            frame = frame.f_back
+        on_hop(what_is_called(frame.f_locals["self"]), find_line(frame.f_back))
+
+    if sys.version_info < (3, 12):
+        threads.on_submit = tell
+        return
+    monitoring, event = sys.monitoring, sys.monitoring.events.PY_START
+    monitoring.use_tool_id(MONITORING_ID, "onloop")
+    monitoring.register_callback(MONITORING_ID, event, tell)
+    for code in CALLS:
+        monitoring.set_local_events(MONITORING_ID, code, event)
+
+
+def find_line(frame: FrameType | None) -> str:
+    """Of the project or of a package, else of Django or of onloop."""
+    line = ""
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        package = module.partition(".")[0]
+        if package not in {"django", "onloop", *RUNNERS}:
+            return line_of(frame)
+        line = line or line_of(frame)
+        if package in RUNNERS or module.startswith("django.core.handlers."):
+            break
+        frame = frame.f_back
+    return line

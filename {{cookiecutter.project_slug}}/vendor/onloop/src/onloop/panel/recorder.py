@@ -1,0 +1,128 @@
+"""The latest requests, and what each of them did."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from itertools import count
+from typing import Any
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from onloop import _hops, outcome, server_timing
+from onloop.logging.formatter import IMMUTABLE, Formatter, bind_fields, bound_fields
+from onloop.outcome import RequestEnd, observe
+
+# The panel's own requests are not shown.
+APP_NAME = "onloop_panel"
+# The first of each request.
+MAX_LINES = 100
+# The tuple is that of no arguments.
+PLAIN = IMMUTABLE | {tuple}
+
+formatter = Formatter("text", "")
+
+
+class Trace:
+    """What a request does, and how it ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+        # How often, by what was called and where.
+        self.hops: dict[tuple[str, str], int] = {}
+        self.metrics = server_timing.collect()
+        _current.set(self)
+        self.start = time.perf_counter()
+
+    async def record(
+        self,
+        request: HttpRequest,
+        get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
+    ) -> HttpResponseBase:
+        # As for a middleware, when the body has arrived.
+        self.start = time.perf_counter()
+
+        def on_end(end: RequestEnd) -> None:
+            self.keep(request, end, observation.response)
+
+        with observe(request, on_end) as observation:
+            response = observation.response = await get_response(request)
+        return response
+
+    def keep(self, request: HttpRequest, end: RequestEnd, response: Any) -> None:
+        """Called in the context of the request, which it does not hold on to."""
+        match = request.resolver_match
+        if match is not None and APP_NAME in match.app_names:
+            return
+        self.number, self.ended, self.end = next(numbers), time.time(), end
+        route = match and match.route
+        self.request = {"method": request.method, "path": request.path, "route": route}
+        self.streamed = response is None or response.streaming
+        self.fields = bound_fields()
+        # Of a middleware that collects them too.
+        self.other_metrics = server_timing.current() or self.metrics
+        latest.append(self)
+
+    def as_data(self) -> dict[str, Any]:
+        first_byte = self.end.first_byte if self.streamed else self.end.ended
+        collected = {self.metrics, self.other_metrics}
+        return {
+            "number": self.number,
+            # Seconds since 1970; those below are seconds too.
+            "ended": self.ended,
+            **self.request,
+            "status": self.end.status,
+            "outcome": self.end.outcome,
+            "duration": self.end.ended - self.start,
+            "first_byte": first_byte and first_byte - self.start,
+            "database": sum(metrics.database_seconds for metrics in collected),
+            "queries": sum(metrics.queries for metrics in collected),
+            "request_id": self.fields.get("request_id"),
+            "hops": [(times, *hop) for hop, times in list(self.hops.items())],
+        }
+
+    def log(self) -> str:
+        """Called in a context of its own."""
+        bind_fields(**self.fields)
+        return "\n".join(map(text_of, self.lines))
+
+
+# Each has a larger number than those before it, also of the process before.
+latest: deque[Trace] = deque(maxlen=200)
+numbers = count(int(time.time() * 1000))
+_current: ContextVar[Trace | None] = ContextVar("onloop_trace", default=None)
+
+
+class LineHandler(logging.NullHandler):
+    """It does not block, and is of a class that says so."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        trace = _current.get()
+        if trace is not None and len(trace.lines) < MAX_LINES:
+            # A snapshot takes several times as long, so only of what may change.
+            types = map(type, vars(record).values())
+            plain = not record.args and PLAIN.issuperset(types)
+            trace.lines.append(record if plain else formatter.take_snapshot(record))
+        return True
+
+
+def text_of(line: Any) -> str:
+    if isinstance(line, logging.LogRecord):
+        line = formatter.take_snapshot(line)
+    # The panel is of one service, and only the formatter writes a tab.
+    return formatter.format_snapshot(line).replace('\tservice=""', " ", 1)
+
+
+def count_hop(what: str, where: str) -> None:
+    if trace := _current.get():
+        trace.hops[what, where] = trace.hops.get((what, where), 0) + 1
+
+
+def start() -> None:
+    """Trace each request that onloop's handler serves from here on."""
+    outcome.start_trace = Trace
+    logging.getLogger().addHandler(LineHandler())
+    server_timing.watch_queries()
+    _hops.watch(count_hop)

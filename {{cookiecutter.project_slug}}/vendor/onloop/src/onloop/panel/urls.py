@@ -1,0 +1,75 @@
+"""path("__requests__/", include("onloop.panel.urls")); nothing unless DEBUG is on."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path
+
+from onloop.panel import recorder
+
+
+def url(route: str, view: Callable[..., HttpResponseBase], name: str) -> URLPattern:
+    async def checked(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+        # Raises DisallowedHost, also where no middleware looks at the host.
+        request.get_host()
+        response = view(request, **kwargs)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return path(route, checked, name=name)
+
+
+def file(route: str, name: str, content_type: str) -> URLPattern:
+    content = Path(__file__).with_name(name).read_bytes()
+    return url(route, lambda _: HttpResponse(content, content_type), name)
+
+
+def events(request: HttpRequest) -> HttpResponseBase:
+    last = request.headers.get("Last-Event-ID") or request.GET.get("after", "")
+    content = stream(int(last) if last.isdecimal() else 0)
+    return StreamingHttpResponse(content, content_type="text/event-stream")
+
+
+async def stream(last: int) -> AsyncIterator[str]:
+    yield "retry: 500\n\n"
+    while not server_stops():
+        for trace in list(recorder.latest):
+            if trace.number > last:
+                last = trace.number
+                yield f"id: {last}\ndata: {json.dumps(trace.as_data())}\n\n"
+        await asyncio.sleep(0.2)
+
+
+def server_stops() -> bool:
+    """uvicorn waits for open streams, and tells none of them that it stops."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))
+
+
+def log(request: HttpRequest, number: int) -> HttpResponseBase:
+    for trace in recorder.latest:
+        if trace.number == number:
+            text = copy_context().run(trace.log)
+            return HttpResponse(text, "text/plain; charset=utf-8")
+    raise Http404
+
+
+app_name = recorder.APP_NAME
+urlpatterns: list[URLPattern] = []
+if settings.DEBUG:
+    recorder.start()
+    urlpatterns += [
+        file("", "panel.html", "text/html; charset=utf-8"),
+        file("panel.css", "panel.css", "text/css; charset=utf-8"),
+        file("panel.js", "panel.js", "text/javascript; charset=utf-8"),
+        url("events", events, "events"),
+        url("<int:number>/log", log, "log"),
+    ]
