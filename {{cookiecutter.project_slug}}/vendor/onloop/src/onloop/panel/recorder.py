@@ -9,11 +9,12 @@ from itertools import count
 from typing import Any
 
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 
 from onloop import _hops, outcome, server_timing
 from onloop.logging.formatter import IMMUTABLE, Formatter, bind_fields, bound_fields
 from onloop.outcome import RequestEnd, observe
+
+GetResponse = Callable[[HttpRequest], Awaitable[Any]]
 
 # The panel's own requests are not shown.
 APP_NAME = "onloop_panel"
@@ -36,11 +37,7 @@ class Trace:
         _current.set(self)
         self.start = time.perf_counter()
 
-    async def record(
-        self,
-        request: HttpRequest,
-        get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
-    ) -> HttpResponseBase:
+    async def record(self, request: HttpRequest, get_response: GetResponse) -> Any:
         # As for a middleware, when the body has arrived.
         self.start = time.perf_counter()
 

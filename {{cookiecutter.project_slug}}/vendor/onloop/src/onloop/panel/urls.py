@@ -57,8 +57,7 @@ def server_stops() -> bool:
 def log(request: HttpRequest, number: int) -> HttpResponseBase:
     for trace in recorder.latest:
         if trace.number == number:
-            text = copy_context().run(trace.log)
-            return HttpResponse(text, "text/plain; charset=utf-8")
+            return HttpResponse(copy_context().run(trace.log), "text/plain")
     raise Http404
 
 

@@ -1,0 +1,115 @@
+"""The live panel of a service in development, in a browser."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from tests.template.browser import Complaints, accessibility_problems
+from tests.template.conftest import Bake
+from tests.template.service import Server
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.xdist_group("panel"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(bake: Bake, executable: str) -> Iterator[Server]:
+    """Under Django 6.1, which has a content security policy."""
+    service = bake(django_version="6.1", deploy="none", ci="none")
+    service.run("uv run manage.py migrate")
+    with service.serve("uv run manage.py runserver 8000 --noreload") as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(chromium: Browser, server: Server) -> AsyncIterator[Page]:
+    context = await chromium.new_context(base_url=f"http://127.0.0.1:{server.port}")
+    page = await context.new_page()
+    complaints = Complaints(page)
+    yield page
+    await context.close()
+    assert complaints == []
+
+
+async def open_panel(page: Page) -> None:
+    """From the link on the first page."""
+    await page.goto("/")
+    await page.get_by_role("link", name="/__requests__/").click()
+    await expect(page.get_by_role("status")).to_have_text("Connected")
+
+
+async def test_requests_appear_as_they_end(page: Page, server: Server) -> None:
+    await open_panel(page)
+    # The one that led here ended before.
+    await expect(page.get_by_role("button", name="GET /", exact=True)).to_have_count(1)
+    server.get("/hello/you/", **{"X-Request-ID": "a-request"})
+    row = page.get_by_role("row").filter(has_text="a-request")
+    await expect(row).to_contain_text("GET /hello/<str:name>/")
+    await expect(row.locator(".completed")).to_have_text("completed")
+    await expect(page.locator("circle.completed")).not_to_have_count(0)
+    await expect(page.get_by_text("__requests__")).to_have_count(0)
+
+
+async def test_keyboard_opens_the_log_of_a_request(page: Page, server: Server) -> None:
+    await open_panel(page)
+    server.get("/nowhere/", **{"X-Request-ID": "unknown"})
+    button = page.get_by_role("button", name="GET /nowhere/")
+    await button.focus()
+    await page.keyboard.press("Enter")
+    log = page.locator("pre")
+    await expect(log).to_contain_text("serving.timing: Request took")
+    await expect(log).to_contain_text("request_id=unknown")
+    await expect(log).to_contain_text("thread hop: django.core.handlers.exception")
+    await page.keyboard.press("Space")
+    await expect(log).to_have_count(0)
+
+
+async def test_what_a_client_sends_stays_text(page: Page, server: Server) -> None:
+    await open_panel(page)
+    server.get("/%3Cimg%20src=x%20onerror=alert(1)%3E/<b>/")
+    button = page.get_by_role("button", name="GET /<img src=x onerror=alert(1)>/<b>/")
+    await button.click()
+    await expect(page.locator("pre")).to_contain_text("path=")
+    assert await page.locator("tbody img, tbody b").count() == 0
+
+
+async def test_pause_filter_and_clear(page: Page, server: Server) -> None:
+    await open_panel(page)
+    await page.get_by_role("button", name="Pause").click()
+    server.get("/hello/paused/")
+    resume = page.get_by_role("button", name="Resume (1)", pressed=True)
+    await expect(resume).to_be_visible()
+    await expect(page.get_by_text("/hello/paused/")).to_have_count(0)
+    await resume.click()
+    await expect(page.get_by_text("/hello/paused/")).to_be_visible()
+    await page.get_by_label("Route").fill("<str:NAME>")
+    await expect(page.get_by_text("/hello/paused/")).to_be_visible()
+    await expect(page.get_by_role("button", name="GET /", exact=True)).to_have_count(0)
+    await page.get_by_label("Route").fill("")
+    await page.get_by_role("button", name="Clear").click()
+    await expect(page.locator("tbody tr, circle")).to_have_count(0)
+    # Nor are they there again.
+    await page.reload()
+    server.get("/hello/cleared/")
+    await expect(page.get_by_text("/hello/cleared/")).to_be_visible()
+    await expect(page.locator("tbody tr")).to_have_count(1)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_everybody_can_read_it(
+    page: Page, server: Server, width: int, scheme: str
+) -> None:
+    await page.set_viewport_size({"width": width, "height": 800})
+    await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    for path in ("/hello/you/", "/nowhere/"):
+        server.get(path)
+    await open_panel(page)
+    await page.get_by_role("button", name="GET /nowhere/").first.click()
+    await expect(page.locator("pre")).to_contain_text("Request took")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    assert await accessibility_problems(page) == []
