@@ -21,7 +21,8 @@ from .server import serve
 LIBRARY = Path(__file__).parents[2] / "{{cookiecutter.project_slug}}/vendor/onloop"
 MODULES = {
     path.relative_to(LIBRARY / "src").as_posix()
-    for path in (LIBRARY / "src").rglob("*.py")
+    for path in (LIBRARY / "src").rglob("*.*")
+    if path.suffix in {".py", ".html", ".css", ".js", ".svg"}
 }
 pytestmark = pytest.mark.xdist_group("distribution")
 
@@ -76,6 +77,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
         files = {name for name in archive.namelist() if not name.endswith("/")}
     content = {name for name in files if ".dist-info/" not in name}
     assert content == MODULES | {"onloop/py.typed"}
+    assert "onloop/panel/panel.js" in content
     assert {name.partition(".dist-info/")[2] for name in files - content} == {
         *("METADATA", "RECORD", "WHEEL"),
         *("entry_points.txt", "licenses/LICENSE"),

@@ -1,6 +1,8 @@
 """The live panel of a service in development, in a browser."""
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -14,6 +16,9 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.xdist_group("panel"),
 ]
+
+WIDTHS = (360, 1280)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +41,17 @@ async def page(chromium: Browser, server: Server) -> AsyncIterator[Page]:
 
 
 async def open_panel(page: Page) -> None:
-    """From the link on the first page."""
-    await page.goto("/")
-    await page.get_by_role("link", name="/__requests__/").click()
+    await page.goto("/__requests__/")
     await expect(page.get_by_role("status")).to_have_text("Connected")
 
 
-async def test_requests_appear_as_they_end(page: Page, server: Server) -> None:
+async def test_requests_appear_as_they_end(page: Page) -> None:
+    first_page = await page.request.get("/")
+    assert '<a href="/__requests__/">' in await first_page.text()
     await open_panel(page)
-    # The one that led here ended before.
+    # It ended before.
     await expect(page.get_by_role("button", name="GET /", exact=True)).to_have_count(1)
-    server.get("/hello/you/", **{"X-Request-ID": "a-request"})
+    await page.request.get("/hello/you/", headers={"X-Request-ID": "a-request"})
     row = page.get_by_role("row").filter(has_text="a-request")
     await expect(row).to_contain_text("GET /hello/<str:name>/")
     await expect(row.locator(".completed")).to_have_text("completed")
@@ -54,9 +59,9 @@ async def test_requests_appear_as_they_end(page: Page, server: Server) -> None:
     await expect(page.get_by_text("__requests__")).to_have_count(0)
 
 
-async def test_keyboard_opens_the_log_of_a_request(page: Page, server: Server) -> None:
+async def test_keyboard_opens_the_log_of_a_request(page: Page) -> None:
     await open_panel(page)
-    server.get("/nowhere/", **{"X-Request-ID": "unknown"})
+    await page.request.get("/nowhere/", headers={"X-Request-ID": "unknown"})
     button = page.get_by_role("button", name="GET /nowhere/")
     await button.focus()
     await page.keyboard.press("Enter")
@@ -68,19 +73,19 @@ async def test_keyboard_opens_the_log_of_a_request(page: Page, server: Server) -
     await expect(log).to_have_count(0)
 
 
-async def test_what_a_client_sends_stays_text(page: Page, server: Server) -> None:
+async def test_what_a_client_sends_stays_text(page: Page) -> None:
     await open_panel(page)
-    server.get("/%3Cimg%20src=x%20onerror=alert(1)%3E/<b>/")
+    await page.request.get("/%3Cimg%20src=x%20onerror=alert(1)%3E/<b>/")
     button = page.get_by_role("button", name="GET /<img src=x onerror=alert(1)>/<b>/")
     await button.click()
     await expect(page.locator("pre")).to_contain_text("path=")
     assert await page.locator("tbody img, tbody b").count() == 0
 
 
-async def test_pause_filter_and_clear(page: Page, server: Server) -> None:
+async def test_pause_filter_and_clear(page: Page) -> None:
     await open_panel(page)
     await page.get_by_role("button", name="Pause").click()
-    server.get("/hello/paused/")
+    await page.request.get("/hello/paused/")
     resume = page.get_by_role("button", name="Resume (1)", pressed=True)
     await expect(resume).to_be_visible()
     await expect(page.get_by_text("/hello/paused/")).to_have_count(0)
@@ -94,22 +99,19 @@ async def test_pause_filter_and_clear(page: Page, server: Server) -> None:
     await expect(page.locator("tbody tr, circle")).to_have_count(0)
     # Nor are they there again.
     await page.reload()
-    server.get("/hello/cleared/")
+    await page.request.get("/hello/cleared/")
     await expect(page.get_by_text("/hello/cleared/")).to_be_visible()
     await expect(page.locator("tbody tr")).to_have_count(1)
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_everybody_can_read_it(
-    page: Page, server: Server, width: int, scheme: str
-) -> None:
-    await page.set_viewport_size({"width": width, "height": 800})
-    await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+async def test_everybody_can_read_it(page: Page) -> None:
     for path in ("/hello/you/", "/nowhere/"):
-        server.get(path)
+        await page.request.get(path)
     await open_panel(page)
     await page.get_by_role("button", name="GET /nowhere/").first.click()
     await expect(page.locator("pre")).to_contain_text("Request took")
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width
-    assert await accessibility_problems(page) == []
+    for width, scheme in itertools.product(WIDTHS, SCHEMES):
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.emulate_media(color_scheme=scheme)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await accessibility_problems(page) == [], (width, scheme)

@@ -31,6 +31,7 @@ PUBLIC = {
     "onloop.outcome.RequestEnd",
     "onloop.outcome.observe",
     "onloop.outcome.upload_seconds",
+    "onloop.panel.urls",
     "onloop.threads.thread_usage",
 }
 

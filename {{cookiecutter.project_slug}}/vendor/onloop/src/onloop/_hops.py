@@ -77,8 +77,11 @@ def find_line(frame: FrameType | None) -> str:
         package = module.partition(".")[0]
         if package not in {"django", "onloop", *RUNNERS}:
             return line_of(frame)
+        if package in RUNNERS:
+            break
         line = line or line_of(frame)
-        if package in RUNNERS or module.startswith("django.core.handlers."):
+        if package == "onloop" or module.startswith("django.core.handlers."):
+            # Whoever called these did not ask for the hop.
             break
         frame = frame.f_back
     return line

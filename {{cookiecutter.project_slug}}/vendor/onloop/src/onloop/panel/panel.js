@@ -37,7 +37,7 @@ function show(request) {
   first.append(button, element("span", `${ended.toLocaleTimeString()} ${request.path}`, { class: "path" }));
   row.append(first);
   for (const [name, text, style] of [
-    ["Status", request.status ?? "–", "number"],
+    ["Status", request.status ?? "–", request.status >= 500 ? "number failed" : "number"],
     ["Duration", ms(request.duration), "number"],
     ["First byte", ms(request.first_byte), "number"],
     ["Database", request.queries ? `${ms(request.database)}, ${count(request.queries, "query", "queries")}` : "–", "number"],
@@ -110,15 +110,17 @@ function height(seconds) {
 
 function draw(requests) {
   plot.replaceChildren();
+  const width = plot.clientWidth;
+  set(plot, { viewBox: `0 0 ${width} 160` });
   for (const [seconds, label] of [[0.001, "1 ms"], [0.01, "10 ms"], [0.1, "100 ms"], [1, "1 s"], [10, "10 s"]]) {
     const y = height(seconds);
-    drawn("line", { x1: 0, x2: 800, y1: y, y2: y });
+    drawn("line", { x1: 0, x2: width, y1: y, y2: y });
     drawn("text", { x: 4, y: y - 3 }, label);
   }
   const ends = requests.map(({ ended }) => ended);
   const [least, most] = [Math.min(...ends), Math.max(...ends)];
   requests.forEach((request, index) => {
-    const x = 60 + ((ends[index] - least) / (most - least || 1)) * 730;
+    const x = 60 + ((ends[index] - least) / (most - least || 1)) * (width - 70);
     drawn("circle", { class: request.outcome, cx: x, cy: height(request.duration), r: request.outcome === "completed" ? 3 : 5 });
   });
 }
@@ -164,5 +166,6 @@ clear.addEventListener("click", () => {
   update();
 });
 filter.addEventListener("input", update);
+addEventListener("resize", later);
 update();
 connect(newest());

@@ -69,6 +69,7 @@ if settings.DEBUG:
         file("", "panel.html", "text/html; charset=utf-8"),
         file("panel.css", "panel.css", "text/css; charset=utf-8"),
         file("panel.js", "panel.js", "text/javascript; charset=utf-8"),
+        file("panel.svg", "panel.svg", "image/svg+xml"),
         url("events", events, "events"),
         url("<int:number>/log", log, "log"),
     ]
