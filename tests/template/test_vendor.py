@@ -171,6 +171,30 @@ def assert_served(server: Server) -> None:
     assert server.get("/hello/you/").status == 200
 
 
+PRINT_PANEL = """
+import sys
+from config import asgi
+from django.urls import Resolver404, resolve
+try:
+    print(resolve("/__requests__/").route)
+except Resolver404:
+    print(404, [name for name in sys.modules if name.startswith("onloop.panel")])
+"""
+
+
+@pytest.mark.xdist_group("vendor")
+@pytest.mark.parametrize(
+    ("debug", "found"), [("true", "__requests__/"), ("false", "404 []")]
+)
+def test_panel_is_only_there_in_development(
+    service: Service, debug: str, found: str
+) -> None:
+    command = ["uv", "run", "python", "-c", PRINT_PANEL]
+    environment = service.environment | {"DEBUG": debug}
+    printed = succeed(command, service.path, environment)
+    assert printed.splitlines()[-1] == found
+
+
 # Limits, so that a reader of the service is done in half an hour.
 
 
