@@ -68,6 +68,8 @@ async def error(request: HttpRequest) -> HttpResponse:
 
 settings.DEBUG = os.environ.get("DEBUG") == "1"
 settings.ROOT_URLCONF = __name__
+# Without CommonMiddleware nobody looks at the host.
+settings.MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
 LOGGING: Any = settings.LOGGING
 LOGGING["root"]["level"] = "INFO"
 LOGGING["loggers"]["uvicorn"] = {"handlers": [], "propagate": True}

@@ -153,8 +153,9 @@ def test_every_private_name_that_a_class_overrides_is_listed() -> None:
     for file, _ in trees():
         if file in {"__init__.py", "middleware.py", "runserver.py"}:
             continue
-        folder = "logging." if (SOURCE / "logging" / file).exists() else ""
-        module = import_module(f"onloop.{folder}{file.removesuffix('.py')}")
+        [path] = SOURCE.rglob(file)
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        module = import_module(".".join(["onloop", *parts]))
         for cls in vars(module).values():
             if isinstance(cls, type) and cls.__module__ == module.__name__:
                 bases = [

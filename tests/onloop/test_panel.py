@@ -105,22 +105,29 @@ def test_hops_of_a_synchronous_view_and_back(server: Server) -> None:
     assert hops(request(server, "/synchronous/")) == told
 
 
+def wait_for_row(server: Server, **facts: object) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+
+    def arrived() -> bool:
+        rows[:] = [row for row in latest(server) if facts.items() <= row.items()]
+        return bool(rows)
+
+    server.wait_for(arrived)
+    return rows[0]
+
+
 def test_client_that_leaves(server: Server) -> None:
     with server.connect("/endless/") as client:
         client.recv(100)
-    paths = []
-    while "/endless/" not in paths:
-        paths = [row["path"] for row in latest(server)]
-    row = latest(server)[paths.index("/endless/") + 1]
+    row = wait_for_row(server, path="/endless/")
     assert (row["status"], row["outcome"]) == (200, "disconnected")
 
 
 def test_client_that_leaves_while_its_body_arrives(server: Server) -> None:
+    head = b"PUT /plain/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-        head = b"POST /plain/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
         client.sendall(head)
-    while (row := latest(server)[0])["method"] != "POST":
-        pass
+    row = wait_for_row(server, method="PUT")
     assert (row["status"], row["outcome"]) == (499, "disconnected")
 
 
