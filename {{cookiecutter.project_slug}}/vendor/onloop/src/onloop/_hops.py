@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from inspect import unwrap
 from types import FrameType
 from typing import Any
@@ -22,6 +22,9 @@ MONITORING_ID = 4
 
 def what_is_called(wrapper: Any) -> str:
     """By a SyncToAsync or an AsyncToSync."""
+    if "__qualname__" in vars(wrapper):
+        # A SyncToAsync of a function: as layers() would find, but at once.
+        return f"{wrapper.__module__}.{wrapper.__qualname__}"
     *_, called = layers(wrapper)
     named = called if hasattr(called, "__qualname__") else type(called)
     what = f"{named.__module__}.{named.__qualname__}".removeprefix("builtins.")
@@ -43,8 +46,13 @@ def layers(call: Any) -> Iterator[Any]:
 
 
 def line_of(frame: FrameType) -> str:
-    path = frame.f_code.co_filename.rpartition(PACKAGES)[2].removeprefix(CURRENT)
-    return f"{path}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return _line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+@lru_cache(1000)
+def _line(file: str, number: int, function: str) -> str:
+    path = file.rpartition(PACKAGES)[2].removeprefix(CURRENT)
+    return f"{path}:{number} in {function}"
 
 
 def watch(on_hop: Callable[[str, str], None]) -> None:
@@ -75,10 +83,10 @@ def find_line(frame: FrameType | None) -> str:
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         package = module.partition(".")[0]
-        if package not in {"django", "onloop", *RUNNERS}:
-            return line_of(frame)
         if package in RUNNERS:
             break
+        if package not in {"django", "onloop"}:
+            return line_of(frame)
         line = line or line_of(frame)
         if package == "onloop" or module.startswith("django.core.handlers."):
             # Whoever called these did not ask for the hop.
