@@ -66,7 +66,6 @@ SECURE_CSP = {
 CSRF_COOKIE_SECURE = SESSION_COOKIE_SECURE = not DEBUG
 if not DEBUG:
     CSRF_FAILURE_VIEW = "serving.errors.csrf_failure"
-
 LOG_FORMAT = env.choice("LOG_FORMAT", ["text", "logfmt", "json"])
 LOG_LEVEL = env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 RESPONSE_HEADER = env.header("RESPONSE_HEADER")
