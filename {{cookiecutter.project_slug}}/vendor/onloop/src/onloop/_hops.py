@@ -22,11 +22,11 @@ MONITORING_ID = 4
 
 def what_is_called(wrapper: Any) -> str:
     """By a SyncToAsync or an AsyncToSync."""
-    if "__qualname__" in vars(wrapper):
-        # A SyncToAsync of a function: as layers() would find, but at once.
-        return f"{wrapper.__module__}.{wrapper.__qualname__}"
-    *_, called = layers(wrapper)
-    named = called if hasattr(called, "__qualname__") else type(called)
+    named = wrapper
+    # A SyncToAsync has the names of its function, which layers() would find slowly.
+    if "__qualname__" not in vars(wrapper):
+        *_, called = layers(wrapper)
+        named = called if hasattr(called, "__qualname__") else type(called)
     what = f"{named.__module__}.{named.__qualname__}".removeprefix("builtins.")
     return f"async_to_sync({what})" if isinstance(wrapper, AsyncToSync) else what
 
