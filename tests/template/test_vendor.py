@@ -224,7 +224,7 @@ def test_file_fits(file: str, limit: int) -> None:
 
 
 def test_library_is_small() -> None:
-    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 2950
+    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 3310
 
 
 def code_lines(path: Path) -> int:
