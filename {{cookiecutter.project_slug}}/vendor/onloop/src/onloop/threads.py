@@ -85,6 +85,8 @@ class Worker:
     needs_cleaning = False
     is_unfinished = False
     close_at = math.inf
+    # Its own, found when a request begins and when one ends, for the search takes long.
+    connections: Sequence[BaseDatabaseWrapper] = ()
 
     def __init__(self, pool: "ThreadPool") -> None:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -106,7 +108,7 @@ class Worker:
         """Called in the thread."""
         self.needs_cleaning = self.is_unfinished = False
         self.close_at = math.inf
-        for connection in own_connections():
+        for connection in self.connections:
             if is_unfinished(connection):
                 self.needs_cleaning = self.is_unfinished = True
             elif connection.connection is not None:
@@ -125,6 +127,7 @@ class Worker:
             except Exception:
                 logger.exception("A connection could not be cleaned, and is given up")
                 give_up(connection)
+        self.connections = list(own_connections())
         self.look_at_connections()
 
 
@@ -444,7 +447,7 @@ class RequestThread(Executor):
             if not future.cancelled():
                 if worker.needs_reset:
                     worker.needs_reset = False
-                    prepare_connections()
+                    worker.connections = prepare_connections()
                 try:
                     result = call()
                 finally:
@@ -582,13 +585,18 @@ def give_up(connection: BaseDatabaseWrapper) -> None:
         connection.close()
 
 
-def prepare_connections() -> None:
-    """Called in the thread, before the first call of a request."""
+def prepare_connections() -> list[BaseDatabaseWrapper]:
+    """Called in the thread, before the first call of a request; gives its own."""
+    prepared = []
     for alias in connections:
-        # One that cannot be made fails where it is used.
-        with suppress(Exception):
-            connections[alias]
-    for connection in own_connections():
+        try:
+            connection: Any = connections[alias]
+        except Exception:  # noqa: BLE001
+            # It fails where it is used.
+            continue
+        if connection.allow_thread_sharing:
+            continue
+        prepared.append(connection)
         # No receiver of connection_created does it, for Sentry tells of each.
         if "connect" not in vars(connection):
             vars(connection)["connect"] = partial(
@@ -597,6 +605,7 @@ def prepare_connections() -> None:
         # As Django's receivers of request_started.
         connection.queries_log.clear()
         connection.close_if_unusable_or_obsolete()
+    return prepared
 
 
 # The execute wrappers that receivers of connection_created put on each connection for
