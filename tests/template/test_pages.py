@@ -26,6 +26,7 @@ SERVER_TIMING = """
 performance.getEntriesByType("navigation")[0].serverTiming
     .map(entry => [entry.name, entry.duration])
 """
+WIDER = "document.documentElement.scrollWidth > innerWidth"
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # While DEBUG is on, Django's own pages tell of errors.
 PAGES = {
@@ -127,7 +128,7 @@ async def problems(site: Site, page: Page) -> list[str]:
                 complaints.append(f"it answers {response.status}")
             if path in OWN[site.is_production]:
                 complaints += await accessibility_problems(page)
-                if await page.evaluate("document.body.scrollWidth > innerWidth"):
+                if await page.evaluate(WIDER):
                     complaints.append("it is wider than the window")
             # What Chromium says of each such response.
             phrase = HTTPStatus(status).phrase
@@ -144,3 +145,6 @@ async def problems(site: Site, page: Page) -> list[str]:
 async def test_page_is_shown_without_a_complaint(site: Site, pages: list[Page]) -> None:
     found = await asyncio.gather(*(problems(site, page) for page in pages))
     assert [*itertools.chain(*found)] == []
+    log = await asyncio.to_thread(site.server.log.read_text, encoding="utf-8")
+    # For which a browser asks by itself.
+    assert "Not Found: /favicon.ico" not in log
