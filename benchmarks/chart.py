@@ -33,7 +33,20 @@ PANELS = (
         "{first_byte_max_ms:,.0f} ms, {threads:,} threads, {kb_per_stream:.0f} kB each",
         True,
     ),
+    Panel(
+        "page",
+        "first byte, largest paint",
+        "ttfb_ms",
+        "{ttfb_ms:,.0f} ms, {lcp_ms:,.0f} ms",
+        True,
+    ),
 )
+# Of the cases that are no contenders.
+DELAYED = {
+    "awaited": "awaited, this template",
+    "blocking": "blocking the event loop, this template",
+    "synchronous": "synchronous, startproject",
+}
 WIDTH, LABELS, LETTER, ROW, BAR = 760, 300, 7, 20, 13
 
 # The page around a picture is light or dark; inside it only the media query tells.
@@ -83,6 +96,7 @@ def _panel(
     panel: Panel, workload: dict[str, Any], titles: dict[str, str], top: int
 ) -> tuple[list[str], int]:
     contenders = workload["contenders"]
+    titles = titles | DELAYED
     figures = {name: found[panel.figure] for name, found in contenders.items()}
     shown = {name: panel.label.format(**found) for name, found in contenders.items()}
     ranked = sorted(figures, key=figures.__getitem__, reverse=not panel.lowest_first)
@@ -92,7 +106,7 @@ def _panel(
     parts = [_text(8, top + 16, title, "title")]
     for row, name in enumerate(ranked):
         y = top + 30 + row * ROW
-        kind = "ours" if name.startswith("service") else "peer"
+        kind = "ours" if name.startswith(("service", "awaited")) else "peer"
         width = max(1, round(figures[name] * scale))
         parts += [
             _text(LABELS - 8, y + 11, titles[name], kind, "end"),
@@ -147,7 +161,23 @@ def _side_by_side(results: dict[str, Any]) -> str:
                 for names in COLUMNS.values()
             )
             rows.append((title, *cells))
-    return f"{_table(rows)}\n{_machine(results)} Django 5.2.\n"
+    tables = f"{_table(rows)}\n{_in_a_browser(results)}"
+    return f"{tables}{_machine(results)} Django 5.2.\n"
+
+
+def _in_a_browser(results: dict[str, Any]) -> str:
+    """Nothing where no browser was at hand."""
+    workload = results["workloads"].get("page")
+    if not workload or not (found := workload["contenders"]):
+        return ""
+    names = [name for name in DELAYED if name in found]
+    rows = [(workload["title"], *(DELAYED[name] for name in names))]
+    for title, figure in (
+        ("time to first byte", "ttfb_ms"),
+        ("largest contentful paint", "lcp_ms"),
+    ):
+        rows.append((title, *(f"{found[name][figure]:,.0f} ms" for name in names)))
+    return f"{_table(rows)}\n"
 
 
 def _with_and_without_onloop(results: dict[str, Any]) -> str:

@@ -78,9 +78,11 @@ class Server:
         return self._counted(self._wrk(path, connections, seconds, pause_ms))
 
     @contextmanager
-    def kept_busy(self, path: str, connections: int) -> Iterator[list[Load]]:
+    def kept_busy(
+        self, path: str, connections: int, pause_ms: int = 0
+    ) -> Iterator[list[Load]]:
         """Requests the path until the end of the block; holds the load after it."""
-        wrk, loads = self._wrk(path, connections, seconds=600), list[Load]()
+        wrk, loads = self._wrk(path, connections, 600, pause_ms), list[Load]()
         try:
             yield loads
             # It ends early, and counts what it has.
@@ -161,11 +163,18 @@ def served(
     port = _free_port()
     uvicorn = ("uvicorn", contender.application, "--no-access-log")
     uvloop = ("--loop", "uvloop", "--http", "httptools")
+    # By default a loop that was blocked for five seconds closes connections whose next
+    # request has arrived meanwhile.
+    keep_alive = ("--timeout-keep-alive", "60")
     bolt = ("django", "runbolt", "--no-admin")
     command = [
         *(("taskset", "--cpu-list", str(cores.server)) if cores else ()),
         *(str(environment.python), "-m"),
-        *(bolt if contender.application == "runbolt" else (*uvicorn, *uvloop)),
+        *(
+            bolt
+            if contender.application == "runbolt"
+            else (*uvicorn, *uvloop, *keep_alive)
+        ),
         *("--host", HOST, "--port", str(port)),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)

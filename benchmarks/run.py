@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import chart
+from benchmarks import chart, page
 from benchmarks.contender import (
     SQLITE,
     WORK,
@@ -35,6 +35,7 @@ from benchmarks.contender import (
 from benchmarks.load import Answer, Cores, Load, Server, served
 from benchmarks.ratios import RATIOS, table
 from benchmarks.streams import PER_SECOND, opened
+from tests.template import browser
 
 HELLO = {"hello": "world"}
 LEGEND = {
@@ -45,6 +46,8 @@ LEGEND = {
     "memory_mib": "resident memory of the worker after the load",
     "threads": "of the worker while all streams are open",
     "kb_per_stream": "what the resident memory of the worker grows by (1,000 bytes)",
+    "ttfb_ms, lcp_ms": "from the start of the navigation to the first byte and to the "
+    "largest contentful paint, as the browser tells them",
     "first_byte_p50_ms, first_byte_max_ms": "from the moment when a client was due to "
     f"connect to its first event; {PER_SECOND} clients come in each second",
 }
@@ -61,7 +64,7 @@ class Case:
 
     name: str
     contender: Contender
-    # A middleware that is added to its own.
+    # A middleware that is added to its own, and waits for a workload's delay_ms.
     delay: str = ""
     # Instead of the contender's own: those of service_settings.py.
     parts: str = ""
@@ -94,6 +97,9 @@ class Workload:
     slow_clients: int = 0
     # Instead of requests: how many streams are opened.
     streams: int = 0
+    # Or how often a browser loads a page, beside the connections.
+    page_loads: int = 0
+    delay_ms: int = 50
 
 
 def workloads() -> Iterator[Workload]:
@@ -182,6 +188,20 @@ def workloads() -> Iterator[Workload]:
             warm_up=0,
             rounds=1,
         )
+    yield Workload(
+        "page",
+        "A page in a browser, behind 200 ms of I/O, 50 other clients",
+        "/json",
+        HELLO,
+        delayed,
+        connections=50,
+        # All are connected before the first request: uvloop accepts one connection in
+        # each turn, and where each request blocks, turns become ever longer.
+        pause_ms=1000,
+        rounds=1,
+        page_loads=3,
+        delay_ms=200,
+    )
     yield Workload(
         "start",
         "Start and memory",
@@ -277,7 +297,8 @@ class Bench:
                 # Each ends when its client has left.
                 server.wait_for_timing_lines(expected, 60)
             else:
-                loads, figures = load(server, workload)
+                measure = load_page if workload.page_loads else load
+                loads, figures = measure(server, workload)
                 expected += sum(done.requests for done in loads)
         if case.timed and (lines := server.timing_lines()) < expected:
             raise Refused(f"{expected} requests left {lines} timing lines")
@@ -287,6 +308,7 @@ class Bench:
         variables = {
             "BENCH_DATABASE": workload.database,
             "BENCH_MIDDLEWARE": case.delay,
+            "BENCH_DELAY_MS": str(workload.delay_ms),
             "BENCH_CHAIN": case.chain,
             "DATABASE_URL": f"sqlite:///{SQLITE}",
         }
@@ -316,6 +338,13 @@ def load(server: Server, workload: Workload) -> tuple[list[Load], dict[str, Any]
         seconds = server.seconds_to_first_answer
         return loads, {"seconds": seconds, "memory_mib": memory}
     return loads, asdict(requested[-1])
+
+
+def load_page(server: Server, workload: Workload) -> tuple[list[Load], dict[str, Any]]:
+    others = (workload.path, workload.connections, workload.pause_ms)
+    with server.kept_busy(*others) as loads:
+        figures = asyncio.run(page.loaded(server.port, "/page", workload.page_loads))
+    return loads, figures
 
 
 async def hold_streams(server: Server, count: int) -> dict[str, Any]:
@@ -423,6 +452,15 @@ def wrk_version() -> str:
     return (done.stdout + done.stderr).split("[")[0].removeprefix("wrk").strip()
 
 
+def browser_version() -> dict[str, str]:
+    if not (found := browser.find()):
+        return {}
+    done = subprocess.run(
+        [found, "--version"], check=False, capture_output=True, text=True
+    )
+    return {"browser": done.stdout.strip()}
+
+
 def raise_file_limit() -> None:
     """For this process and all that it starts: a stream is a file in both."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -456,6 +494,7 @@ def main() -> None:
     bench.cores = Cores.split()
     facts = machine(bench.cores)
     tools = {"python": bench.workshop.version, "wrk": wrk_version()}
+    tools |= browser_version()
     measured: dict[str, Any] = {}
     with ExitStack() as stack:
         if any(workload.database == "postgresql" for workload in chosen):

@@ -11,8 +11,8 @@ from playwright.async_api import Browser
 from pytest_cookies.plugin import Cookies
 
 from tests.template import browser
-from tests.template.prompts import DEFAULTS
-from tests.template.service import TEMPLATE, Service
+from tests.template.prompts import DEFAULTS, choices
+from tests.template.service import TEMPLATE, Service, Site
 
 Bake = Callable[..., Service]
 
@@ -72,6 +72,45 @@ def installed(bake: Bake) -> Service:
 def copied(installed: Service, tmp_path: Path) -> Service:
     """Installed, and to be changed."""
     return installed.copy_in_environment(tmp_path / "service")
+
+
+@pytest.fixture(scope="session", params=choices("django_version"))
+def with_admin(
+    request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> Service:
+    """With everything that has pages, the user "me", and a page that fails."""
+    answers = {"django_version": request.param, "admin": "true", "api": "ninja"}
+    baked = bake(**{name: answers[name] for name in answers.keys() & DEFAULTS.keys()})
+    baked.run("uv sync")
+    service = baked.copy_in_environment(tmp_path_factory.mktemp("admin") / "service")
+    with (service.path / "home" / "urls.py").open("a") as urls:
+        urls.write('urlpatterns.append(path("fail/", lambda request: 1 / 0))\n')
+    service.run("uv run --no-sync manage.py migrate")
+    service.run(
+        "uv run --no-sync manage.py createsuperuser --noinput",
+        DJANGO_SUPERUSER_USERNAME="me",
+        DJANGO_SUPERUSER_EMAIL="me@example.com",
+        DJANGO_SUPERUSER_PASSWORD="correct horse",
+    )
+    return service
+
+
+@pytest.fixture(scope="session", params=["development", "production"])
+def site(request: pytest.FixtureRequest, with_admin: Service) -> Iterator[Site]:
+    """By the documented commands, in production in the documented environment."""
+    is_production = request.param == "production"
+    command, *_ = with_admin.readme_commands()
+    command, environment = f"{command} 8000", {"UV_NO_SYNC": "1"}
+    server_timing = not is_production
+    if is_production:
+        environment |= with_admin.readme_environment()
+        environment |= {"DEBUG": "", "SECRET_KEY": "x" * 50}
+        if server_timing := with_admin.answers["django_version"] == "6.1":
+            environment["SERVER_TIMING"] = "always"
+        with_admin.run("uv run manage.py collectstatic --noinput", **environment)
+        [command] = [c for c in with_admin.readme_commands() if "uvicorn" in c]
+    with with_admin.serve(command, **environment) as server:
+        yield Site(with_admin, server, is_production, server_timing)
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,30 @@ class Server:
         return [PARSERS[log_format](line) for line in text.splitlines()]
 
 
+@dataclass(frozen=True)
+class Site:
+    """A service as it is served in development or production."""
+
+    service: Service
+    server: Server
+    is_production: bool
+    # Whether Server-Timing is sent.
+    server_timing: bool = True
+
+    @property
+    def origin(self) -> str:
+        if self.is_production:
+            return "https://example.com"
+        return f"http://127.0.0.1:{self.server.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of a proxy that ends TLS."""
+        if not self.is_production:
+            return {}
+        return {"Host": "example.com", "X-Forwarded-Proto": "https"}
+
+
 def finish(
     command: Sequence[str | Path],
     cwd: Path,

@@ -37,6 +37,7 @@ FILES = {
     "config/settings.py",
     "config/urls.py",
     "home/__init__.py",
+    "home/templates/home/icon.svg",
     "home/templates/home/index.html",
     "home/urls.py",
     "home/views.py",

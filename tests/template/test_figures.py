@@ -7,3 +7,17 @@ def test_chart_and_readmes_show_the_figures_of_the_results() -> None:
     results = json.loads(chart.RESULTS.read_text())
     for path, text in chart.documents(results).items():
         assert path.read_text() == text, f"run python -m benchmarks.chart: {path}"
+
+
+def test_page_in_a_browser_is_shown_only_if_there_was_one() -> None:
+    results = json.loads(chart.RESULTS.read_text())
+    figures = {
+        "awaited": {"ttfb_ms": 203.4, "lcp_ms": 260.0},
+        "blocking": {"ttfb_ms": 10_012.3, "lcp_ms": 10_080.0},
+    }
+    for contenders in ({}, figures):
+        results["workloads"]["page"] = {"title": "A page", "contenders": contenders}
+        shown = chart.documents(results)
+        for path in (chart.HERE / "chart.svg", chart.HERE.parent / "README.md"):
+            assert ("10,012 ms" in shown[path]) == ("largest" in shown[path])
+            assert ("10,012 ms" in shown[path]) == bool(contenders)

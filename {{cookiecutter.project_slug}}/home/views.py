@@ -15,6 +15,10 @@ async def hello(request: HttpRequest, name: str) -> JsonResponse:
     return JsonResponse({"hello": name})
 
 
+async def icon(request: HttpRequest) -> HttpResponse:
+    return render(request, "home/icon.svg", content_type="image/svg+xml")
+
+
 async def ticks(request: HttpRequest) -> StreamingHttpResponse:
     """Server-sent events, one a second, until the client leaves."""
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}

@@ -9,7 +9,7 @@ from django.utils.html import escape
 
 from home import views
 
-PATHS = ("/", "/hello/you/")
+PATHS = ("/", "/favicon.ico", "/hello/you/")
 
 
 async def test_index_names_the_service(async_rf: AsyncRequestFactory) -> None:

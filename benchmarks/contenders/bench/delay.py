@@ -1,13 +1,14 @@
-"""50 ms of waiting for somebody else, in the three ways a middleware can do it."""
+"""Waiting for somebody else, in the three ways a middleware can do it."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import async_only_middleware, sync_only_middleware
 
-SECONDS = 0.05
+SECONDS = int(os.environ["BENCH_DELAY_MS"]) / 1000
 
 AsyncHandler = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 SyncHandler = Callable[[HttpRequest], HttpResponseBase]

@@ -2,13 +2,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from django.http import Http404, HttpRequest, JsonResponse, StreamingHttpResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 
 from .models import Item
+
+PAGE = f"""<!doctype html>
+<html lang="en">
+<title>A page</title>
+<h1>A page</h1>
+{"<p>It has a few paragraphs, and nothing that has to be loaded besides.</p>" * 20}
+"""
 
 
 async def json_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"hello": "world"})
+
+
+async def page_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(PAGE)
 
 
 def sync_view(request: HttpRequest) -> JsonResponse:

@@ -591,7 +591,7 @@ def prepare_connections() -> list[BaseDatabaseWrapper]:
     for alias in connections:
         try:
             connection: Any = connections[alias]
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001, S112
             # It fails where it is used.
             continue
         if connection.allow_thread_sharing:
