@@ -14,10 +14,17 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.signals import request_started
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.test import AsyncClient, Client
+from django.test import AsyncClient, Client, RequestFactory
+from django.urls import ResolverMatch
 from django.utils.decorators import async_only_middleware
 from onloop.handler import ASGIHandler
-from onloop.outcome import RequestEnd, observe
+from onloop.outcome import (
+    SCOPE_KEY,
+    Delivery,
+    RequestEnd,
+    observe,
+    request_fields,
+)
 
 from . import outcomes
 from .conftest import Conversation, fetch, until
@@ -613,3 +620,22 @@ def test_response_may_be_set_outside_of_a_task() -> None:
     with observe(HttpRequest(), ends.append) as observation:
         observation.response = HttpResponse(status=201)
     assert [end[:2] for end in ends] == [("completed", 201)]
+
+
+def test_fields_tell_how_the_request_ended(rf: RequestFactory) -> None:
+    request = rf.get("/a/?b=1")
+    fields = request_fields(request, 10.0, RequestEnd("disconnected", 499, 12.5))
+    assert {name: value for name, value in fields.items() if value is not None} == {
+        "method": "GET",
+        "path": "/a/",
+        "status": 499,
+        "duration": 2.5,
+        "outcome": "disconnected",
+    }
+    delivery = Delivery()
+    delivery.upload = 0.25
+    vars(request)["scope"] = {SCOPE_KEY: delivery}
+    request.resolver_match = ResolverMatch(print, (), {}, route="a/<b>/")
+    fields = request_fields(request, 10.0, RequestEnd("completed", 200, 12.5, 11.0))
+    kept = (fields["route"], fields["first_byte"], fields["upload"])
+    assert kept == ("a/<b>/", 1.0, 0.25)

@@ -30,6 +30,7 @@ PUBLIC = {
     "onloop.server_timing.span",
     "onloop.outcome.RequestEnd",
     "onloop.outcome.observe",
+    "onloop.outcome.request_fields",
     "onloop.outcome.upload_seconds",
     "onloop.panel.urls",
     "onloop.threads.thread_usage",

@@ -16,7 +16,7 @@ from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
 from onloop import server_timing
 from onloop.logging import bind_fields, log_fields
-from onloop.outcome import RequestEnd, observe, upload_seconds
+from onloop.outcome import RequestEnd, observe, request_fields, upload_seconds
 
 from serving.errors import error_response
 from serving.header import CONDITIONS, parse_header
@@ -89,21 +89,9 @@ class TimingMiddleware:
         if request.path_info in PROBES:
             # Several in a minute, for as long as the service runs.
             level = logging.DEBUG if end.status == 200 else logging.WARNING
-        duration = round(end.ended - start, 6)
-        match, upload = request.resolver_match, upload_seconds(request)
-        log_fields(
-            timing_logger,
-            level,
-            f"Request took {duration:.4f} seconds",
-            method=request.method,
-            path=request.path,
-            route=match.route if match else None,
-            status=end.status,
-            duration=duration,
-            outcome=end.outcome,
-            first_byte=end.first_byte and round(end.first_byte - start, 6),
-            upload=round(upload, 6) if upload > 0.01 else None,
-        )
+        fields = request_fields(request, start, end)
+        message = f"Request took {fields['duration']:.4f} seconds"
+        log_fields(timing_logger, level, message, **fields)
 
     # The request ended while its body was arriving: no middleware was called.
     process_abort = log
