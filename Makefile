@@ -13,7 +13,7 @@ unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: run test lint bench
+.PHONY: run test lint bench screenshots
 .SILENT:
 
 run: $(UV) | $(SERVICE)
@@ -36,6 +36,11 @@ lint: $(UV)
 
 bench: $(UV)
 	$(UV) run python -m benchmarks.run $(ONLY)
+
+screenshots: export SCREENSHOTS := 1
+screenshots: export BROWSER := required
+screenshots: $(UV)
+	$(UV) run pytest tests/template/test_pictures.py
 
 $(UV):
 	echo "==> Installing uv into build/tools"

@@ -1,0 +1,71 @@
+"""The pictures of the README: `make screenshots` keeps them."""
+
+import asyncio
+import base64
+import os
+from pathlib import Path
+from types import FunctionType
+from typing import Literal
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from tests.template.prompts import choices
+from tests.template.service import TEMPLATE, Site
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    # With test_admin.py, whose server is in the pictures.
+    pytest.mark.xdist_group("admin"),
+    pytest.mark.parametrize("with_admin", choices("django_version")[:1], indirect=True),
+    pytest.mark.parametrize("site", ["development"], indirect=True),
+]
+README = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+KEPT = TEMPLATE / "docs" / "pictures" if os.environ.get("SCREENSHOTS") else None
+TIMING = (Path(__file__).parent / "timing.html").read_text(encoding="utf-8")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+# The first request of a process reads the template from disk.
+WARM_UP = 3
+
+
+async def first_page(page: Page, site: Site) -> None:
+    await page.set_viewport_size({"width": 640, "height": 560})
+    await page.goto(site.origin)
+
+
+async def timing(page: Page, site: Site) -> None:
+    """What the Network panel shows of a page that asked the database."""
+    await page.goto(f"{site.origin}/admin/login/?next=/admin/")
+    await page.fill("[name=username]", "me")
+    await page.fill("[name=password]", "correct horse")
+    await page.click("[type=submit]")
+    await page.wait_for_url("**/admin/")
+    for _ in range(WARM_UP):
+        await page.goto(f"{site.origin}/admin/")
+    entry = await page.evaluate(
+        "performance.getEntriesByType('navigation')[0].toJSON()"
+    )
+    await page.set_content(TIMING)
+    await page.evaluate("entry => show(entry)", entry)
+    height = await page.evaluate("document.body.scrollHeight")
+    await page.set_viewport_size({"width": 640, "height": height + 24})
+
+
+@pytest.mark.parametrize("picture", [first_page, timing])
+async def test_picture_of_the_readme_is_small(
+    picture: FunctionType, chromium: Browser, site: Site, tmp_path: Path
+) -> None:
+    page = await chromium.new_page()
+    await picture(page, site)
+    # playwright's own screenshot() makes no WebP, which is smaller.
+    session = await page.context.new_cdp_session(page)
+    for scheme in SCHEMES:
+        await page.emulate_media(color_scheme=scheme)
+        format = {"format": "webp", "quality": 80}
+        taken = await session.send("Page.captureScreenshot", format)
+        image = base64.b64decode(taken["data"])
+        assert 1_000 < len(image) < 60_000
+        name = f"{picture.__name__}-{scheme}.webp"
+        assert f"docs/pictures/{name}" in README
+        await asyncio.to_thread((KEPT or tmp_path).joinpath(name).write_bytes, image)
+    await page.context.close()
