@@ -120,12 +120,12 @@ async def problems(site: Site, page: Page) -> list[str]:
         url = f"{site.origin}{path}"
         if path == "/admin/login/":
             await page.context.clear_cookies()
+        response = await page.goto(url)
+        assert response
+        if response.status != status:
+            complaints.append(f"it answers {response.status}")
         for scheme in SCHEMES:
             await page.emulate_media(color_scheme=scheme)
-            response = await page.goto(url)
-            assert response
-            if response.status != status:
-                complaints.append(f"it answers {response.status}")
             if path in OWN[site.is_production]:
                 complaints += await accessibility_problems(page)
                 if await page.evaluate(WIDER):

@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Error, Page, expect
 
 from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, Site
@@ -51,7 +51,24 @@ async def timing(page: Page, site: Site) -> None:
     await page.set_viewport_size({"width": 640, "height": height + 24})
 
 
-@pytest.mark.parametrize("picture", [first_page, timing])
+async def panel(page: Page, site: Site) -> None:
+    """Under load."""
+    await page.set_viewport_size({"width": 960, "height": 640})
+    await page.goto(f"{site.origin}/__requests__/")
+    await expect(page.get_by_role("status")).to_have_text("Connected")
+    await page.get_by_role("button", name="Clear").click()
+    ticks = page.request.get(f"{site.origin}/ticks/", timeout=500)
+    stream = asyncio.create_task(ticks)
+    for _ in range(20):
+        paths = ("/", "/hello/you/", "/nowhere/", "/admin/login/", "/fail/")
+        await asyncio.gather(*(page.request.get(site.origin + path) for path in paths))
+    with pytest.raises(Error):
+        await stream
+    await expect(page.locator("tbody .disconnected")).to_have_count(1)
+    await expect(page.locator("tbody tr").nth(100)).to_be_attached()
+
+
+@pytest.mark.parametrize("picture", [first_page, timing, panel])
 async def test_picture_of_the_readme_is_small(
     picture: FunctionType, chromium: Browser, site: Site, tmp_path: Path
 ) -> None:
