@@ -234,20 +234,20 @@ def request_fields(
 ) -> dict[str, Any]:
     """What a log line tells of a request that began at ``start``, by perf_counter().
 
-    Times are in seconds. None stands where there is nothing to tell, as of an upload of
-    at most 10 ms.
+    Times are in seconds. An upload is told of if it took more than 10 ms.
     """
-    match, upload = request.resolver_match, upload_seconds(request)
-    return {
-        "method": request.method,
-        "path": request.path,
-        "route": match.route if match else None,
-        "status": end.status,
-        "duration": round(end.ended - start, 6),
-        "outcome": end.outcome,
-        "first_byte": end.first_byte and round(end.first_byte - start, 6),
-        "upload": round(upload, 6) if upload > 0.01 else None,
-    }
+    fields: dict[str, Any] = {"method": request.method, "path": request.path}
+    if request.resolver_match is not None:
+        fields["route"] = request.resolver_match.route
+    if end.status is not None:
+        fields["status"] = end.status
+    fields["duration"] = round(end.ended - start, 6)
+    fields["outcome"] = end.outcome
+    if end.first_byte is not None:
+        fields["first_byte"] = round(end.first_byte - start, 6)
+    if (upload := upload_seconds(request)) > 0.01:
+        fields["upload"] = round(upload, 6)
+    return fields
 
 
 class observe:

@@ -222,11 +222,12 @@ class QueueHandler(logging.StreamHandler[Any]):
 
     def write_lines(self, lines: list[str]) -> None:
         # A reader that is gone for good is no reason to fail, nor is a closed stream.
+        text = "".join([f"{line}\n" for line in lines])
         with suppress(OSError, ValueError):
             try:
                 descriptor = self.stream.fileno()
             except OSError:
-                self.stream.write("".join(f"{line}\n" for line in lines))
+                self.stream.write(text)
                 return
             with _locks[os.fstat(descriptor)[1:3]]:
                 # A pipe takes more than PIPE_BUF in pieces. Linux locks pipes, sockets
@@ -235,21 +236,10 @@ class QueueHandler(logging.StreamHandler[Any]):
                 with suppress(OSError):
                     fcntl.lockf(descriptor, fcntl.LOCK_EX)
                 try:
-                    self.write_parts(descriptor, lines)
+                    self.write(descriptor, text.encode(errors="backslashreplace"))
                 finally:
                     with suppress(OSError):
                         fcntl.lockf(descriptor, fcntl.LOCK_UN)
-
-    def write_parts(self, descriptor: int, lines: list[str]) -> None:
-        part = b""
-        for line in lines:
-            encoded = f"{line}\n".encode(errors="backslashreplace")
-            # Whole, also beside writers that ask for no lock.
-            if part and len(part) + len(encoded) > select.PIPE_BUF:
-                self.write(descriptor, part)
-                part = b""
-            part += encoded
-        self.write(descriptor, part)
 
     def write(self, descriptor: int, rest: bytes) -> None:
         """Past the stream: a thread that waits in its lock for a reader that stalls
