@@ -189,14 +189,20 @@ class QueueHandler(logging.StreamHandler[Any]):
             self.stopping.wait(self.flush_interval)
             self.wake.clear()
             self.write_waiting()
+        while self.waiting:
+            self.write_waiting()
         self.thread = None
 
     def write_waiting(self) -> None:
         formatter: Any = self.formatter
-        while self.waiting or self.dropped > self.reported:
+        # Not those that are logged meanwhile: whoever logs runs whenever this writes,
+        # and each line would be a batch of its own.
+        left = len(self.waiting)
+        while left or self.dropped > self.reported:
             lines = []
             size = 0
-            while self.waiting and size < 65_536:
+            while left and size < 65_536:
+                left -= 1
                 entry = self.waiting.popleft()
                 size += size_of(entry)
                 lines.append(
