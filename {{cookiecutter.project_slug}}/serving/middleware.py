@@ -91,7 +91,7 @@ class TimingMiddleware:
             level = logging.DEBUG if end.status == 200 else logging.WARNING
         fields = request_fields(request, start, end)
         message = f"Request took {fields['duration']:.4f} seconds"
-        log_fields(timing_logger, level, message, **fields)
+        log_fields(timing_logger, level, message, fields)
 
     # The request ended while its body was arriving: no middleware was called.
     process_abort = log

@@ -3,7 +3,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from itertools import islice
@@ -58,16 +58,15 @@ def bound_fields() -> dict[str, Any]:
 
 
 def log_fields(
-    logger: logging.Logger, level: int, message: str, **fields: object
+    logger: logging.Logger, level: int, message: str, fields: Mapping[str, Any]
 ) -> None:
-    """As ``logger.log(level, message, extra=fields)``.
+    """As ``logger.log(level, message, extra=fields)``, but for the calling line.
 
-    Without logging's search for the calling line, which takes microseconds.
+    Its number and function take logging microseconds to find, and are left out.
     """
     if logger.isEnabledFor(level):
-        caller = sys._getframe(1)
-        place = caller.f_code.co_filename, caller.f_lineno
-        record = logger.makeRecord(logger.name, level, *place, message, (), None)
+        path = sys._getframe(1).f_code.co_filename
+        record = logger.makeRecord(logger.name, level, path, 0, message, (), None)
         vars(record).update(fields)
         logger.handle(record)
 
