@@ -1,6 +1,5 @@
-"""What the start loads, so that no request has to."""
+"""What is loaded before a service is ready, so that no request has to."""
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,22 +10,8 @@ import pytest
 from django.template import TemplateDoesNotExist
 from django.template.loader import render_to_string
 from django.utils.translation import trans_real
-from onloop import _preload
-from onloop.handler import ASGIHandler
-
-
-def start() -> str:
-    """Starts as a server does; gives how that ended."""
-    sent: list[dict[str, str]] = []
-
-    async def receive() -> dict[str, str]:
-        return {"type": f"lifespan.{'shutdown' if sent else 'startup'}"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(ASGIHandler()({"type": "lifespan"}, receive, send))
-    return sent[0]["type"]
+from onloop import health
+from onloop.health import preload
 
 
 @pytest.fixture
@@ -48,7 +33,7 @@ def project(tmp_path: Path, settings: Any) -> Iterator[Path]:
 
 
 def test_routes_templates_and_translations_are_loaded(project: Path) -> None:
-    assert start() == "lifespan.startup.complete"
+    assert preload() is None
     (project / "page.html").unlink()
     assert render_to_string("page.html") == "a page"
     assert "unread_urls" in sys.modules
@@ -65,7 +50,7 @@ def test_what_is_faulty_is_left_to_its_request(
     catalog = project / "de" / "LC_MESSAGES" / "django.mo"
     catalog.parent.mkdir(parents=True)
     catalog.write_bytes(b"no catalog")
-    assert start() == "lifespan.startup.complete"
+    assert preload() is None
     (project / "page.html").unlink()
     assert render_to_string("page.html") == "a page"
     told = [record.getMessage() for record in caplog.records]
@@ -77,8 +62,8 @@ def test_what_is_faulty_is_left_to_its_request(
 def test_a_folder_of_templates_without_an_end_does_not_hold_up_the_start(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_preload, "TEMPLATES_TIMEOUT", -1)
-    assert start() == "lifespan.startup.complete"
+    monkeypatch.setattr(health, "TEMPLATES_TIMEOUT", -1)
+    assert preload() is None
     (project / "page.html").unlink()
     with pytest.raises(TemplateDoesNotExist):
         render_to_string("page.html")

@@ -78,7 +78,6 @@ FILES = {
     "vendor/onloop/src/onloop/_compat.py",
     "vendor/onloop/src/onloop/_hops.py",
     "vendor/onloop/src/onloop/_isolation.py",
-    "vendor/onloop/src/onloop/_preload.py",
     "vendor/onloop/src/onloop/_source.py",
     "vendor/onloop/src/onloop/apps.py",
     "vendor/onloop/src/onloop/asgi.py",

@@ -21,6 +21,7 @@ PUBLIC = {
     "onloop.health.HealthCheck",
     "onloop.health.database",
     "onloop.health.migrations",
+    "onloop.health.preload",
     "onloop.logging.Formatter",
     "onloop.logging.bind_fields",
     "onloop.logging.configure_structlog",

@@ -6,7 +6,7 @@ from asgiref.sync import markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
-from onloop.health import HealthCheck, database, migrations
+from onloop.health import HealthCheck, database, migrations, preload
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 PROBES = {"/livez", "/readyz"}
@@ -16,7 +16,7 @@ PROBES = {"/livez", "/readyz"}
 def probes(get_response: GetResponse) -> GetResponse:
     """Before Django's middleware: a probe comes by plain HTTP and names no host."""
     # A check is a function that says what is wrong, or None; it may block.
-    ready = HealthCheck(database, until_passed=[migrations])
+    ready = HealthCheck(database, until_passed=[migrations, preload])
     views = {"/livez": HealthCheck(), "/readyz": ready}
     return markcoroutinefunction(
         lambda request: views.get(request.path_info, get_response)(request)

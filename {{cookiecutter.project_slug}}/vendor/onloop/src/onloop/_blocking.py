@@ -21,7 +21,6 @@ ONCE_IN_A_PROCESS = (
     "django/template/utils.py:__getitem__",
     "django/utils/translation/trans_real.py:check_for_language",
     "django/utils/translation/trans_real.py:translation",
-    "onloop/_preload.py:preload",
     "mimetypes.py:init",
     "zoneinfo/_common.py:load_data",
     "zoneinfo/_tzpath.py:find_tzfile",

@@ -35,7 +35,6 @@ from django.utils.module_loading import import_string
 from onloop import logging as onloop_logging
 from onloop import outcome
 from onloop._compat import defined_in
-from onloop._preload import preload
 from onloop.inlining import InliningHandler
 from onloop.outcome import (
     Delivery,
@@ -135,7 +134,6 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         if os.environ.get("PYTHONASYNCIODEBUG"):
             # uvicorn turns it off where Python is older than 3.12.
             asyncio.get_running_loop().set_debug(True)
-        preload()
         # What was imported stays: without it a collection takes some milliseconds less.
         gc.collect()
         gc.freeze()

@@ -5,17 +5,26 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template import engines
+from django.template.utils import get_app_template_dirs
+from django.urls import get_resolver
+from django.utils.translation import gettext
 
 Check = Callable[[], str | None]
 
 # Seconds, less than a result is kept.
 TIMEOUT = 0.9
 KEPT = 1
+# Because DIRS may name a folder with far more than templates.
+TEMPLATES_TIMEOUT = 1
 
 logger = logging.getLogger("onloop.health")
 
@@ -35,6 +44,40 @@ def migrations() -> str | None:
         if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
             return f"{len(plan)} unapplied, the first is {plan[0][0]}"
     return None
+
+
+def preload() -> str | None:
+    """Load the URLconf, the translations and the HTML templates before any request.
+
+    It always passes: what cannot be loaded is left to the request that needs it.
+    """
+    for name, load in PRELOADED.items():
+        try:
+            load()
+        except Exception:
+            logger.exception("The %s cannot be loaded", name)
+    return None
+
+
+def load_templates() -> None:
+    end = time.monotonic() + TEMPLATES_TIMEOUT
+    for engine in engines.all():
+        folders: list[Any] = [*engine.dirs]
+        for root in (*folders, *get_app_template_dirs(engine.app_dirname)):
+            for path in Path(root).rglob("*.html"):
+                if time.monotonic() > end:
+                    return
+                # Packages bring some that need what is not installed.
+                with suppress(Exception):
+                    engine.get_template(path.relative_to(root).as_posix())
+
+
+PRELOADED = {
+    "translations": lambda: gettext("-"),
+    # By name too, in the language of the settings.
+    "routes": lambda: get_resolver().reverse_dict,
+    "templates": load_templates,
+}
 
 
 class HealthCheck:
