@@ -10,8 +10,11 @@ from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, inherited, succeed
 
 SUITE = "tests/onloop/test_django_suite.py"
-# They do not depend on Django, or try each version themselves.
-OTHERS = ("distribution", "formatter", "log_live", "plugin_blocking", "queue")
+# They do not depend on Django's version, or try each themselves.
+OTHERS = (
+    *("distribution", "formatter", "health", "log_live", "plugin_blocking", "queue"),
+    *("thread_limit", "threads_live"),
+)
 
 
 @pytest.mark.parametrize(
