@@ -85,7 +85,7 @@ def test_unknown_path(server: Server) -> None:
 def test_stream_has_a_first_byte_before_its_end(server: Server) -> None:
     row = request(server, "/stream/")
     assert row["outcome"] == "completed"
-    assert row["first_byte"] + 0.05 <= row["duration"]
+    assert row["first_byte"] + 0.04 <= row["duration"]
 
 
 def test_queries_and_the_line_that_made_the_hops(server: Server) -> None:

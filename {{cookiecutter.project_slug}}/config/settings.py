@@ -74,8 +74,8 @@ SERVER_TIMING = env.choice("SERVER_TIMING", ["debug", "always", "never"])
 REQUEST_TIMEOUT = env.seconds("REQUEST_TIMEOUT")
 REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
 # % if cookiecutter.metrics == "prometheus"
-PORT = "[0-9]{1,4}|[1-5][0-9]{4}", "use a port below 60000, or 0 for no metrics"
-METRICS_PORT = int(env.matching("METRICS_PORT", *PORT))
+PORT = r"\d{1,4}|[1-5]\d{4}|6([0-4]\d{3}|5([0-4]\d\d|5([0-2]\d|3[0-5])))"
+METRICS_PORT = int(env.matching("METRICS_PORT", PORT, "use a port, 0 for no metrics"))
 # % endif
 # Last of what reads the environment. These two are in .env for compose.yaml.
 env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])

@@ -153,7 +153,8 @@ async def test_ui_loads_nothing_from_elsewhere(async_client: AsyncClient) -> Non
     page = response.content.decode()
     for file in re.findall(r'(?:src|href)="(.*?)"', page):
         found = await async_client.get(file)
-        found.close()  # or its line would be logged amid a later test
+        # Or its line would be logged amid a later test.
+        await sync_to_async(found.close)()
         assert found.status_code == 200, file
     # The content security policy would forbid them.
     assert not re.search(r"<(style|script)>|\son\w+=|\sstyle=", page)
