@@ -48,6 +48,15 @@ class Complaints(list[str]):
         )
 
 
+async def log_in(page: Page, origin: str, path: str) -> None:
+    """As the user of conftest.with_admin; leads to the path."""
+    await page.goto(f"{origin}/admin/login/?next={path}")
+    await page.fill("[name=username]", "me")
+    await page.fill("[name=password]", "correct horse")
+    await page.click("[type=submit]")
+    await page.wait_for_url(f"**{path}")
+
+
 async def accessibility_problems(page: Page) -> list[str]:
     """What axe-core finds on the page as it is now."""
     await page.evaluate(AXE)

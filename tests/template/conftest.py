@@ -1,5 +1,6 @@
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.template import browser
 from tests.template.prompts import DEFAULTS, choices
 from tests.template.service import TEMPLATE, Service, Site
 
+PROJECT = Path(__file__).parent / "project"
 Bake = Callable[..., Service]
 
 
@@ -58,6 +60,22 @@ def bake(cookies_session: Cookies) -> Bake:
         return baked[key]
 
     return bake
+
+
+@pytest.fixture(scope="session")
+def with_module(
+    bake: Bake, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Service]:
+    """Gives an installed service of a Django, with a module of project/ added."""
+
+    def with_module(django_version: str, name: str) -> Service:
+        baked = bake(django_version=django_version, admin="false", log_format="json")
+        baked.run("uv sync")
+        service = baked.copy_in_environment(tmp_path_factory.mktemp(name) / "service")
+        shutil.copy(PROJECT / f"{name}.py", service.path)
+        return service
+
+    return with_module
 
 
 @pytest.fixture(scope="session")

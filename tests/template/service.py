@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -105,6 +105,21 @@ class Service:
         arguments = re.sub(r"\b8000\b", str(port), command).split()
         with self.start(arguments, port, self.environment | environment) as server:
             yield server
+
+    def serve_module(
+        self, module: str, **environment: str
+    ) -> AbstractContextManager["Server"]:
+        """Serve the application of a module with production settings."""
+        command = f"uv run --no-sync python -W error -m uvicorn {module}:application"
+        production = {
+            "SECRET_KEY": "abcdefghij" * 5,
+            "ALLOWED_HOSTS": "127.0.0.1",
+            "DEBUG": "",
+        }
+        return self.serve(
+            f"{command} --port 8000 --timeout-graceful-shutdown 1",
+            **production | environment,
+        )
 
     @contextmanager
     def start(

@@ -2,20 +2,16 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.template.conftest import Bake
 from tests.template.prompts import choices
 from tests.template.service import Answer, Server, Service
 
-PROJECT = Path(__file__).parent / "project"
 # With test_outcomes.py, whose services have the same environments.
 pytestmark = pytest.mark.xdist_group("log")
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -54,34 +50,21 @@ CASES = TECHNICAL | OWN
 
 @pytest.fixture(scope="module", params=choices("django_version"))
 def service(
-    request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, with_module: Callable[[str, str], Service]
 ) -> Service:
-    baked = bake(django_version=request.param, admin="false", log_format="json")
-    baked.run("uv sync")
-    service = baked.copy_in_environment(tmp_path_factory.mktemp("errors") / "service")
-    shutil.copy(PROJECT / "errors.py", service.path)
-    return service
-
-
-def serve(service: Service, debug: str) -> Iterator[Server]:
-    command = "uv run --no-sync python -W error -m uvicorn errors:application"
-    with service.serve(
-        f"{command} --port 8000 --timeout-graceful-shutdown 1",
-        SECRET_KEY="abcdefghij" * 5,
-        ALLOWED_HOSTS="127.0.0.1",
-        DEBUG=debug,
-    ) as server:
-        yield server
+    return with_module(request.param, "errors")
 
 
 @pytest.fixture(scope="module")
 def server(service: Service) -> Iterator[Server]:
-    yield from serve(service, "")
+    with service.serve_module("errors") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def debugged(service: Service) -> Iterator[Server]:
-    yield from serve(service, "true")
+    with service.serve_module("errors", DEBUG="true") as server:
+        yield server
 
 
 def ask(server: Server, case: Case, accept: str | None = BROWSER) -> Answer:

@@ -6,8 +6,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +23,21 @@ pytestmark = pytest.mark.xdist_group("log")
 
 @pytest.fixture(scope="module", params=choices("django_version"))
 def service(
-    request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, with_module: Callable[[str, str], Service]
 ) -> Service:
-    baked = bake(django_version=request.param, admin="false", log_format="json")
-    baked.run("uv sync")
-    service = baked.copy_in_environment(tmp_path_factory.mktemp("outcomes") / "service")
-    shutil.copy(PROJECT / "outcomes.py", service.path)
-    return service
-
-
-def serve(service: Service, **environment: str) -> AbstractContextManager[Server]:
-    command = "uv run --no-sync python -W error -m uvicorn outcomes:application"
-    return service.serve(
-        f"{command} --port 8000 --timeout-graceful-shutdown 1",
-        SECRET_KEY="abcdefghij" * 5,
-        ALLOWED_HOSTS="127.0.0.1",
-        DEBUG="",
-        **environment,
-    )
+    return with_module(request.param, "outcomes")
 
 
 @pytest.fixture(scope="module")
 def server(service: Service) -> Iterator[Server]:
-    with serve(service, LOG_LEVEL="DEBUG") as server:
+    with service.serve_module("outcomes", LOG_LEVEL="DEBUG") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def stock(service: Service) -> Iterator[Server]:
     """Django's own handler, to which config/asgi.py may go back."""
-    with serve(service, STOCK="1") as server:
+    with service.serve_module("outcomes", STOCK="1") as server:
         yield server
 
 
@@ -201,7 +185,7 @@ def test_upload_is_timed_by_itself(server: Server) -> None:
 def test_late_request_is_completed_with_the_status_of_the_deadline(
     service: Service,
 ) -> None:
-    with serve(service, REQUEST_TIMEOUT="0.2") as server:
+    with service.serve_module("outcomes", REQUEST_TIMEOUT="0.2") as server:
         assert server.get("/wait/", **{"X-Request-ID": "late"}).status == 504
         check(server, "late", 504, "completed")
         assert found(server, message="cleaned up", request_id="late")
@@ -216,7 +200,7 @@ def test_late_request_is_completed_with_the_status_of_the_deadline(
 def test_requests_that_run_when_the_server_stops_are_cancelled(
     service: Service,
 ) -> None:
-    with serve(service) as server:
+    with service.serve_module("outcomes") as server:
         for number in range(50):
             server.get("/ok/", **{"X-Request-ID": f"before-{number}"})
         upload = {"method": "POST", "Content_Length": "1000"}

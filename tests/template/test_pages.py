@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route
 
-from tests.template.browser import Complaints, accessibility_problems
+from tests.template.browser import Complaints, accessibility_problems, log_in
 from tests.template.prompts import DEFAULTS
 from tests.template.service import Server, Site
 
@@ -68,16 +68,8 @@ async def pages(chromium: Browser, site: Site) -> AsyncIterator[list[Page]]:
                 await context.route(f"{site.origin}/**", forward)
             pages.append(await context.new_page())
             if len(pages) == 1:
-                await log_in(pages[0], site)
+                await log_in(pages[0], site.origin, "/hello/me/")
         yield pages
-
-
-async def log_in(page: Page, site: Site) -> None:
-    await page.goto(f"{site.origin}/admin/login/?next=/hello/me/")
-    await page.fill("[name=username]", "me")
-    await page.fill("[name=password]", "correct horse")
-    await page.click("[type=submit]")
-    await page.wait_for_url("**/hello/me/")
 
 
 async def test_timing_of_the_network_panel_is_that_of_the_log(

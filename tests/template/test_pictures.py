@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from playwright.async_api import Browser, Error, Page, expect
 
+from tests.template.browser import log_in
 from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, Site
 
@@ -35,11 +36,7 @@ async def first_page(page: Page, site: Site) -> None:
 
 async def timing(page: Page, site: Site) -> None:
     """What the Network panel shows of a page that asked the database."""
-    await page.goto(f"{site.origin}/admin/login/?next=/admin/")
-    await page.fill("[name=username]", "me")
-    await page.fill("[name=password]", "correct horse")
-    await page.click("[type=submit]")
-    await page.wait_for_url("**/admin/")
+    await log_in(page, site.origin, "/admin/")
     for _ in range(WARM_UP):
         await page.goto(f"{site.origin}/admin/")
     entry = await page.evaluate(

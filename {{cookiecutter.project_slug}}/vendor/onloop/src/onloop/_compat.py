@@ -4,6 +4,7 @@ Every such name stands here and is looked up when this module is imported, so th
 release that lacks one is noticed at the start and not by a request.
 """
 
+import signal
 from collections.abc import Iterator
 from functools import reduce
 from importlib import import_module
@@ -103,6 +104,11 @@ def defined_in(function: Any, module: Any) -> bool:
     ``functools.wraps()`` and wrapt copy names, but not the globals.
     """
     return type(function) is FunctionType and function.__globals__ is vars(module)
+
+
+def uvicorn_server() -> Any:
+    """The server of this process, which owns the handler of SIGTERM, or None."""
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
 PROBLEM = next(problems(), None)

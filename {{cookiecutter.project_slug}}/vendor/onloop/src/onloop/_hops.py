@@ -1,4 +1,4 @@
-"""Thread hops in words: what is called, and at which line."""
+"""Descriptions of thread hops: what is called, and from which line."""
 
 import os
 import sys
@@ -12,16 +12,16 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 
 from onloop import threads
 
-# They run tasks and threads, and what is around them did not ask for the hop.
+# They run tasks and threads; the frames around them did not cause the hop.
 RUNNERS = {"asyncio", "concurrent", "threading"}
 PACKAGES, CURRENT = f"{os.sep}site-packages{os.sep}", f"{os.getcwd()}{os.sep}"
 CALLS = [unwrap(cls.__call__).__code__ for cls in (SyncToAsync, AsyncToSync)]
-# Of sys.monitoring, one of those that Python leaves to whoever takes it.
+# One of the tool ids of sys.monitoring that Python leaves free.
 MONITORING_ID = 4
 
 
 def what_is_called(wrapper: Any) -> str:
-    """By a SyncToAsync or an AsyncToSync."""
+    """What a SyncToAsync or an AsyncToSync calls, by its dotted name."""
     named = wrapper
     # A SyncToAsync has the names of its function, which layers() would find slowly.
     if "__qualname__" not in vars(wrapper):
@@ -56,9 +56,9 @@ def _line(file: str, number: int, function: str) -> str:
 
 
 def watch(on_hop: Callable[[str, str], None]) -> None:
-    """Tell of each hop, in the context of its call: what is called, and where.
+    """Call ``on_hop`` with what is called and from where, in the context of the call.
 
-    Python 3.11 can tell only of the calls to a request's thread.
+    On Python 3.11 only for calls to a request's thread.
     """
 
     def tell(*_: object) -> None:
@@ -78,7 +78,7 @@ def watch(on_hop: Callable[[str, str], None]) -> None:
 
 
 def find_line(frame: FrameType | None) -> str:
-    """Of the project or of a package, else of Django or of onloop."""
+    """The calling line in the project or a package, else in Django or onloop."""
     line = ""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
@@ -89,7 +89,7 @@ def find_line(frame: FrameType | None) -> str:
             return line_of(frame)
         line = line or line_of(frame)
         if package == "onloop" or module.startswith("django.core.handlers."):
-            # Whoever called these did not ask for the hop.
+            # The frames further out did not cause the hop.
             break
         frame = frame.f_back
     return line

@@ -10,7 +10,6 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
-from django.contrib.staticfiles import storage
 from django.core.checks import CheckMessage, Error, Warning
 
 from onloop import _compat, _source
@@ -138,7 +137,10 @@ def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_static_files_are_collected(**kwargs: Any) -> list[CheckMessage]:
-    # Only a storage with a manifest has it, and only collectstatic fills it.
+    # Here, because a server never needs it.
+    from django.contrib.staticfiles import storage
+
+    # Only a storage with a manifest has hashed_files, which collectstatic fills.
     files = settings.STATIC_URL and storage.staticfiles_storage
     if getattr(files, "hashed_files", True):
         return []

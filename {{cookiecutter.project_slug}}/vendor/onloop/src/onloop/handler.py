@@ -71,7 +71,7 @@ DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
 
 
 class ASGIHandler(InliningHandler, DjangoASGIHandler):
-    # Not in __init__(), which subclasses may do without, as Django's own do.
+    # Not in __init__(), which a subclass need not call, and Django's own do not.
     @cached_property
     def threads(self) -> ThreadPool:
         return ThreadPool(getattr(settings, "REQUEST_THREADS", LIMIT))
@@ -93,7 +93,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     @cached_property
     def is_traced(self) -> bool:
-        """By what replaced Django's function, such as ddtrace."""
+        """Whether an instrumentation such as ddtrace replaced Django's function."""
         return not defined_in(django_asgi.get_asgi_application, django_asgi)
 
     @cached_property
@@ -253,7 +253,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
     def refuse(self, delivery: Delivery, refusal: Refusal) -> None:
         """Let resolve_request() raise it, within the middlewares."""
         delivery.refusal = refusal
-        # Not before, for each request would pay for it.
+        # Only from the first refusal on, so that other requests do not pay for it.
         vars(self)["resolve_request"] = self.resolve_or_refuse
 
     def late_body(self, scope: Mapping[str, Any]) -> LateBody:
@@ -329,11 +329,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         )
 
     async def send_response(self, response: Any, send: Send) -> None:
-        content = b"" if response.streaming else response.content
-        if response.streaming or len(content) > self.chunk_size:
+        content = None if response.streaming else response.content
+        if content is None or len(content) > self.chunk_size:
             await super().send_response(response, send)
             return
-        # Differs from Django's in that it looks up no header by its name.
+        # Unlike Django's, this does not look up each header by its name.
         headers = [
             (name.encode("ascii"), value.encode("latin1"))
             for name, value in response.headers._store.values()

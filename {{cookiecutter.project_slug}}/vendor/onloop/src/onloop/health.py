@@ -23,14 +23,14 @@ Check = Callable[[], str | None]
 # Seconds, less than a result is kept.
 TIMEOUT = 0.9
 KEPT = 1
-# Because DIRS may name a folder with far more than templates.
+# Seconds, because DIRS may contain a folder with far more than templates.
 TEMPLATES_TIMEOUT = 1
 
 logger = logging.getLogger("onloop.health")
 
 
 def database() -> str | None:
-    """Whether each database answers."""
+    """Query each database."""
     for connection in connections.all():
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -38,7 +38,7 @@ def database() -> str | None:
 
 
 def migrations() -> str | None:
-    """Whether each database has every migration; reading hundreds takes time."""
+    """Look for unapplied migrations, which takes long where there are hundreds."""
     for connection in connections.all():
         executor = MigrationExecutor(connection)
         if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -74,7 +74,7 @@ def load_templates() -> None:
 
 PRELOADED = {
     "translations": lambda: gettext("-"),
-    # By name too, in the language of the settings.
+    # Names for reverse() too, in the language of the settings.
     "routes": lambda: get_resolver().reverse_dict,
     "templates": load_templates,
 }
@@ -85,9 +85,9 @@ class HealthCheck:
 
     A check returns what is wrong, or None, and may block: the checks run in a thread of
     their own, once for all requests that arrive meanwhile and within the next second.
-    After 0.9 seconds the one that hangs has failed. Those in ``until_passed`` run after
-    the others, and no more once all have passed. Clients learn neither the text of an
-    exception nor that of a database error; both are logged.
+    A check that takes longer than 0.9 seconds has failed. Those in ``until_passed`` run
+    after the others until all have passed once. Exceptions are logged, and their
+    messages are not included in the response.
     """
 
     def __init__(self, *checks: Check, until_passed: Sequence[Check] = ()) -> None:
@@ -110,10 +110,10 @@ class HealthCheck:
             self.late_at, self.kept_until = now + TIMEOUT, now + KEPT
         if (left := self.late_at - now) > 0:
             await asyncio.wait([asyncio.wrap_future(self.done)], timeout=left)
-        body = {"status": "failed", "failed": self.failed}
+        failed = self.failed
         return JsonResponse(
-            body if self.failed else {"status": "ok"},
-            status=503 if self.failed else 200,
+            {"status": "failed", "failed": failed} if failed else {"status": "ok"},
+            status=503 if failed else 200,
             headers={"Cache-Control": "no-store"},
         )
 

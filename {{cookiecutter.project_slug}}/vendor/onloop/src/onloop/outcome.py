@@ -232,9 +232,10 @@ def upload_seconds(request: HttpRequest) -> float:
 def request_fields(
     request: HttpRequest, start: float, end: RequestEnd
 ) -> dict[str, Any]:
-    """What a log line tells of a request that began at ``start``, by perf_counter().
+    """The fields of a log line for a request that began at ``start``.
 
-    Times are in seconds. An upload is told of if it took more than 10 ms.
+    ``start`` is a reading of ``time.perf_counter()``. All times are in seconds; there
+    is an ``upload`` if the body took more than 10 ms to arrive.
     """
     fields: dict[str, Any] = {"method": request.method, "path": request.path}
     if request.resolver_match is not None:

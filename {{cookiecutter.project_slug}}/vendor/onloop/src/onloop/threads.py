@@ -85,7 +85,7 @@ class Worker:
     needs_cleaning = False
     is_unfinished = False
     close_at = math.inf
-    # Its own, found when a request begins and when one ends, for the search takes long.
+    # Looked up when a request begins and when one ends, because the lookup is slow.
     connections: Sequence[BaseDatabaseWrapper] = ()
 
     def __init__(self, pool: "ThreadPool") -> None:
@@ -586,7 +586,7 @@ def give_up(connection: BaseDatabaseWrapper) -> None:
 
 
 def prepare_connections() -> list[BaseDatabaseWrapper]:
-    """Called in the thread, before the first call of a request; gives its own."""
+    """Called in the thread before a request's first call; returns its connections."""
     prepared = []
     for alias in connections:
         try:

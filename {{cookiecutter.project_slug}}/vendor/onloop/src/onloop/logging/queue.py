@@ -5,7 +5,6 @@ import logging
 import logging.handlers
 import os
 import select
-import signal
 import threading
 import time
 from collections import defaultdict, deque
@@ -14,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
+from onloop._compat import uvicorn_server
 from onloop.logging.formatter import Formatter, Snapshot
 
 # Seconds without progress after which a reader counts as stalled when the queue is
@@ -166,9 +166,9 @@ class QueueHandler(logging.StreamHandler[Any]):
         if self.thread is not None:
             return
         self.stopping.clear()
-        # uvicorn's, which ends no lifespan when it is interrupted while it stops, and
-        # may then end the process by a signal, without atexit.
-        self.server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        # It ends no lifespan when it is interrupted while it stops, and may then end
+        # the process by a signal, without atexit.
+        self.server = uvicorn_server()
         thread = threading.Thread(target=self.run, name="log", daemon=True)
         thread.start()
         self.thread = thread
@@ -195,8 +195,8 @@ class QueueHandler(logging.StreamHandler[Any]):
 
     def write_waiting(self) -> None:
         formatter: Any = self.formatter
-        # Not those that are logged meanwhile: whoever logs runs whenever this writes,
-        # and each line would be a batch of its own.
+        # Lines that are logged meanwhile wait for the next batch. Each write lets the
+        # event loop run and log, so otherwise each line would be a batch of its own.
         left = len(self.waiting)
         while left or self.dropped > self.reported:
             lines = []

@@ -18,9 +18,9 @@ GetResponse = Callable[[HttpRequest], Awaitable[Any]]
 
 # The panel's own requests are not shown.
 APP_NAME = "onloop_panel"
-# The first of each request.
+# Log lines kept for each request.
 MAX_LINES = 100
-# The tuple is that of no arguments.
+# A record without arguments has an empty tuple.
 PLAIN = IMMUTABLE | {tuple}
 
 formatter = Formatter("text", "")
@@ -58,7 +58,7 @@ class Trace:
         self.request = {"method": request.method, "path": request.path, "route": route}
         self.streamed = response is None or response.streaming
         self.fields = bound_fields()
-        # Of a middleware that collects them too.
+        # A middleware may have begun to collect them anew.
         self.other_metrics = server_timing.current() or self.metrics
         latest.append(self)
 
@@ -86,14 +86,14 @@ class Trace:
         return "\n".join(map(text_of, self.lines))
 
 
-# Each has a larger number than those before it, also of the process before.
+# Numbers keep growing when the process restarts.
 latest: deque[Trace] = deque(maxlen=200)
 numbers = count(int(time.time() * 1000))
 _current: ContextVar[Trace | None] = ContextVar("onloop_trace", default=None)
 
 
 class LineHandler(logging.NullHandler):
-    """It does not block, and is of a class that says so."""
+    """Never blocks, and says so by its base class."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         trace = _current.get()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
 from pathlib import Path
@@ -13,6 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 
+from onloop._compat import uvicorn_server
 from onloop.panel import recorder
 
 
@@ -49,9 +49,8 @@ async def stream(last: int) -> AsyncIterator[str]:
 
 
 def server_stops() -> bool:
-    """uvicorn waits for open streams, and tells none of them that it stops."""
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return bool(getattr(server, "should_exit", False))
+    """uvicorn waits for open streams but does not tell them that it is stopping."""
+    return getattr(uvicorn_server(), "should_exit", False)
 
 
 def log(request: HttpRequest, number: int) -> HttpResponseBase:
