@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextvars import copy_context
 from typing import Any, ClassVar
 
 import pytest
@@ -21,7 +22,7 @@ from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import get_urlconf, set_urlconf
 from onloop.handler import ASGIHandler
-from onloop.outcome import SCOPE_KEY, RequestEnd, observe
+from onloop.outcome import SCOPE_KEY, Delivery, RequestEnd, observe
 
 from . import views
 from .conftest import Conversation, Count, fetch, until
@@ -78,16 +79,17 @@ def with_headers() -> HttpResponse:
 )
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume:Warning")
 async def test_sends_what_djangos_handler_sends(make_response: Any) -> None:
-    sent: list[list[Any]] = []
-    for handler in (ASGIHandler(), DjangoASGIHandler()):
-        messages: list[Any] = []
+    ours: list[Any] = []
+    djangos: list[Any] = []
 
-        async def send(message: Any, messages: list[Any] = messages) -> None:
-            messages.append(message)
+    async def send(message: Any) -> None:
+        ours.append(message)
 
-        await handler.send_response(make_response(), send)
-        sent.append(messages)
-    ours, djangos = sent
+    async def send_djangos(message: Any) -> None:
+        djangos.append(message)
+
+    await ASGIHandler().deliver(make_response(), Delivery(), send, copy_context())
+    await DjangoASGIHandler().send_response(make_response(), send_djangos)
     assert ours == djangos
     assert ours[0]["status"] == make_response().status_code
 

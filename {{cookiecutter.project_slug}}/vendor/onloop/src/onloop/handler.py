@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from inspect import unwrap
 from io import BytesIO
@@ -43,6 +43,7 @@ from onloop.outcome import (
     Refusal,
     RequestEnd,
     Send,
+    send_last,
 )
 from onloop.threads import LIMIT, NoThread, RequestThread, ThreadPool
 
@@ -163,7 +164,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         if self.is_traced:
             delivery.is_traced, delivery.is_head = True, scope["method"] == "HEAD"
         start = time.perf_counter()
-        observed_send = delivery.observe_send(send, copy_context())
+        context = copy_context()
         self.running.add(delivery)
         trace = outcome.start_trace() if outcome.start_trace is not None else None
         reached_middleware = False
@@ -200,9 +201,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                                 response = await trace.record(request, get_response)
                         if response.streaming:
                             thread.start_stream()
-                            await self.send_stream(response, observed_send)
-                        else:
-                            await self.send_response(response, observed_send)
+                        await self.deliver(response, delivery, send, context)
                         delivery.finished = True
                     completed = not delivery.client_disconnected
                 finally:
@@ -328,22 +327,19 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             or (self.caches_need_close and caches.all(initialized_only=True))
         )
 
-    async def send_response(self, response: Any, send: Send) -> None:
+    async def deliver(
+        self, response: Any, delivery: Delivery, send: Send, context: Context
+    ) -> None:
         content = None if response.streaming else response.content
-        if content is None or len(content) > self.chunk_size:
-            await super().send_response(response, send)
+        if content is None or len(content) > self.chunk_size or delivery.is_traced:
+            observed_send = delivery.observe_send(send, context)
+            send_all = self.send_stream if content is None else self.send_response
+            await send_all(response, observed_send)
             return
-        # Unlike Django's, this does not look up each header by its name.
-        headers = [
-            (name.encode("ascii"), value.encode("latin1"))
-            for name, value in response.headers._store.values()
-        ]
-        for cookie in response.cookies.values():
-            headers.append((b"Set-Cookie", cookie.OutputString().encode("ascii")))
-        status = response.status_code
-        start = {"type": "http.response.start", "status": status, "headers": headers}
-        await send(start)
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        await send(start_message(response))
+        delivery.started = True
+        body = {"type": "http.response.body", "body": content, "more_body": False}
+        await send_last(send, body, context)
 
     async def send_stream(self, response: HttpResponseBase, send: Send) -> None:
         try:
@@ -376,6 +372,18 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         if delivery and delivery.refusal is not None:
             raise delivery.refusal
         return super().resolve_request(request)
+
+
+def start_message(response: Any) -> dict[str, Any]:
+    """As Django's send_response() makes it, without looking up headers by name."""
+    headers = [
+        (name.encode("ascii"), value.encode("latin1"))
+        for name, value in response.headers._store.values()
+    ]
+    for cookie in response.cookies.values():
+        headers.append((b"Set-Cookie", cookie.OutputString().encode("ascii")))
+    status = response.status_code
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 async def receive_disconnect(receive: Receive) -> Mapping[str, Any]:

@@ -14,7 +14,6 @@ from collections.abc import (
     Mapping,
 )
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, NamedTuple, Self
 
 from django.core.exceptions import RequestAborted
@@ -188,16 +187,16 @@ def send_last(
     message of this one, and so in a copy of the context that it finds.
     """
     steps: Any = send(message).__await__()
-    step = partial(next, steps)
+    step, value = next, steps
     while True:
         try:
-            future = context.run(step)
+            future = context.run(step, value)
         except StopIteration:
             return
         try:
-            step = partial(steps.send, (yield future))
+            step, value = steps.send, (yield future)
         except BaseException as exc:  # noqa: BLE001
-            step = partial(steps.throw, exc)
+            step, value = steps.throw, exc
 
 
 def call(on_end: Callable[[RequestEnd], None], end: RequestEnd) -> None:
