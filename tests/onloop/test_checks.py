@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -231,4 +232,13 @@ def test_readme_explains_every_id() -> None:
     source = Path(checks.__file__).read_text(encoding="utf-8")
     ids = re.findall(r'id="(onloop\.[EW]\d{3})"', source)
     readme = README.read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(onloop\.\w+)`", readme, re.MULTILINE) == sorted(ids)
+    assert re.findall(r"^\| `(onloop\.[EW]\w+)`", readme, re.MULTILINE) == sorted(ids)
+
+
+def test_public_names_of_the_readme_are_there() -> None:
+    readme = README.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(onloop\.[a-z_.]+)` \| (.*)", readme, re.MULTILINE)
+    assert len(rows) == 7
+    for module, names in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(import_module(module), name), f"{module}.{name}"
