@@ -86,8 +86,16 @@ class Service:
         text = (self.path / "README.md").read_text(encoding="utf-8")
         return re.findall(r"^    (uv run .*)$", text, re.MULTILINE)
 
-    def readme_python(self) -> list[str]:
-        text = (self.path / "README.md").read_text(encoding="utf-8")
+    def documents(self) -> dict[str, str]:
+        """README.md and docs/, by path."""
+        paths = [self.path / "README.md", *sorted((self.path / "docs").iterdir())]
+        return {
+            path.relative_to(self.path).as_posix(): path.read_text(encoding="utf-8")
+            for path in paths
+        }
+
+    def python_examples(self) -> list[str]:
+        text = "\n".join(self.documents().values())
         return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
     def readme_environment(self) -> dict[str, str]:

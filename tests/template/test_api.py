@@ -1,4 +1,4 @@
-"""Changes at the same time, and the README's example with plain views."""
+"""Changes at the same time, and the documented example with plain views."""
 
 import re
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_of_changes_at_the_same_time_one_is_made(
 
 
 TEST = '''\
-"""As the README promises."""
+"""As docs/development.md promises."""
 
 import pytest
 from django.test import AsyncClient
@@ -92,18 +92,19 @@ async def test_notes(async_client: AsyncClient) -> None:
 
 
 @pytest.mark.xdist_group("readme")
-def test_plain_views_of_the_readme_do_the_same(copied: Service) -> None:
-    models, views = (code for code in copied.readme_python() if "Note" in code)
-    (copied.path / "home" / "models.py").write_text(models)
-    (copied.path / "home" / "notes.py").write_text(views)
+def test_documented_plain_views_do_the_same(copied: Service) -> None:
+    examples = [code for code in copied.python_examples() if "Note" in code]
+    for module, code in zip(("models", "notes", "changes"), examples, strict=True):
+        (copied.path / "home" / f"{module}.py").write_text(code)
+    assert len([line for line in examples[1].splitlines() if line]) <= 20
     (copied.path / "tests" / "test_notes.py").write_text(TEST)
-    text = (copied.path / "README.md").read_text(encoding="utf-8")
+    text = copied.documents()["docs/development.md"]
     paths = re.findall(r'`(path\("notes/.*?\))`', text)
     assert len(paths) == 2
     line = '    path("", views.index),\n'
     added = "".join(f"    {path},\n" for path in paths)
     copied.replace("home/urls.py", line, line + added)
-    copied.replace("home/urls.py", "import views", "import notes, views")
+    copied.replace("home/urls.py", "import views", "import changes, notes, views")
     copied.run("uv run --no-sync manage.py makemigrations home")
     copied.run("uv run --no-sync ruff check .")
     copied.run("uv run --no-sync ruff format --check .")

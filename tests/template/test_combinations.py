@@ -36,6 +36,8 @@ FILES = {
     "config/logging.json",
     "config/settings.py",
     "config/urls.py",
+    "docs/development.md",
+    "docs/operations.md",
     "home/__init__.py",
     "home/templates/home/icon.svg",
     "home/templates/home/index.html",
@@ -212,6 +214,40 @@ def test_every_file_is_rendered_and_parses_or_is_copied(service: Service) -> Non
             ast.parse(text, file)
         if file.endswith(".toml"):
             tomllib.loads(text)
+
+
+def test_readme_is_short(service: Service) -> None:
+    assert len(service.documents()["README.md"].splitlines()) <= 120
+
+
+def test_links_of_the_documents_lead_somewhere(service: Service) -> None:
+    documents = service.documents()
+    for source, text in documents.items():
+        for link in re.findall(r"\]\((?!https?:)(.*?)\)", text):
+            name, _, anchor = link.partition("#")
+            target = service.path / source
+            target = target.parent / name if name else target
+            assert target.is_file(), f"{link} in {source}"
+            titles = re.findall(r"^#+ (.*)", target.read_text("utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", t).lower() for t in titles}
+            assert anchor.replace("-", " ") in {"", *anchors}, f"{link} in {source}"
+    for source in documents.keys() - {"README.md"}:
+        assert f"]({source})" in documents["README.md"]
+
+
+def test_readme_says_which_files_to_delete(service: Service) -> None:
+    readme = service.documents()["README.md"]
+    *_, deleted = readme.partition("## Delete")
+    path = r"`((?:[\w.-]+/)+(?:[\w-]+\.\w+)?|\.?[\w-]+\.ya?ml)`"
+    named = re.findall(path, readme)
+    for file in {*named} - {".postgresql/"}:
+        assert (service.path / file).exists(), file
+    named = re.findall(path, deleted)
+    for (prompt, answer), files in FILES_BY_ANSWER.items():
+        if service.answers[prompt] == answer and prompt != "database":
+            for file in files - {"Dockerfile", ".dockerignore"}:
+                assert file.startswith(tuple(named)), file
+    assert "docs/" in named
 
 
 @pytest.fixture(scope="module")

@@ -547,10 +547,10 @@ def test_pipeline_is_valid(service: Service) -> None:
         lint(*command, file, cwd=service.path)
 
 
-def test_each_step_is_a_command_of_the_readme(service: Service) -> None:
-    readme = (service.path / "README.md").read_text(encoding="utf-8")
+def test_each_step_is_a_documented_command(service: Service) -> None:
+    text = "".join(service.documents().values())
     for command, _ in steps(service):
-        assert f"    {command}\n" in readme or f"`{command}`" in readme
+        assert f"    {command}\n" in text or f"`{command}`" in text
 
 
 def test_deploy_check_of_the_pipeline_has_the_environment_of_the_readme(
@@ -672,7 +672,7 @@ def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
     service = bake(admin="false", deploy="none", metrics="prometheus").copy(
         tmp_path / "changed"
     )
-    [greeting] = [c for c in service.readme_python() if "class Greeting" in c]
+    [greeting] = [c for c in service.python_examples() if "class Greeting" in c]
     (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
     last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
     added = f'{last}    "home.middleware.GreetingMiddleware",\n'

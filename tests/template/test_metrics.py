@@ -205,10 +205,10 @@ def test_dashboard_and_alerts_ask_for_metrics_that_are_there(server: Server) -> 
                 assert label in (*LABELS, "job", "le"), expression
 
 
-def test_readme_names_each_metric(server: Server) -> None:
-    readme = (TREE / "README.md").read_text(encoding="utf-8")
+def test_operations_document_names_each_metric(server: Server) -> None:
+    text = (TREE / "docs" / "operations.md").read_text(encoding="utf-8")
     families = {family.name for family in openmetrics()}
-    rows = re.findall(r"^\| (`[a-z_]+_[a-z_]+`.*?) \| ", readme, re.MULTILINE)
+    rows = re.findall(r"^\| (`[a-z_]+_[a-z_]+`.*?) \| ", text, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert families <= {name.removesuffix("_total") for name in named}
 

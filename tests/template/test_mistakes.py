@@ -187,7 +187,7 @@ class Weather(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def weather() -> Iterator[str]:
-    """The address of the other server that the README's example asks."""
+    """The address of the server that the documented example requests."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Weather) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -197,10 +197,8 @@ def weather() -> Iterator[str]:
 
 
 @pytest.mark.xdist_group("mistakes")
-def test_middlewares_of_the_readme_stay_on_the_loop(
-    copied: Service, weather: str
-) -> None:
-    middlewares = [c for c in copied.readme_python() if "get_response" in c]
+def test_documented_middlewares_stay_on_the_loop(copied: Service, weather: str) -> None:
+    middlewares = [c for c in copied.python_examples() if "get_response" in c]
     examples = "\n".join(middlewares)
     assert "https://weather.example/now" in examples
     examples = examples.replace("https://weather.example/now", weather)
