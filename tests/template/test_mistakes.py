@@ -175,7 +175,7 @@ def test_faulty_dotenv_is_one_sentence(copied: Service, command: str) -> None:
     run = f"uv run --no-sync {command}".split()
     done = finish(run, copied.path, copied.environment)
     assert done.returncode == 1
-    assert done.stdout == ".env must be lines of NAME=value in UTF-8, no BOM.\n"
+    assert done.stdout == ".env must have NAME=value lines in UTF-8, no BOM.\n"
 
 
 class Weather(BaseHTTPRequestHandler):

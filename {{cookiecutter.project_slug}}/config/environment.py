@@ -15,15 +15,15 @@ from dotenv.parser import parse_stream
 from serving.header import parse_header
 
 HOST = r"([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:.]+\])"
-HOSTS = rf"(?i:\*|\.?{HOST})", "use names without scheme and port, such as example.com"
+HOSTS = rf"(?i:\*|\.?{HOST})", "use names without scheme or port, such as example.com"
 ORIGINS = rf"https?://(\*\.)?{HOST}(:\d+)?", "use scheme and name: https://example.com"
 
 
 class Environment:
-    """An empty variable counts as unset; a variable outranks the same one in .env."""
+    """Reads variables; empty ones count as unset, and .env comes second."""
 
     def __init__(self, dotenv: Path, defaults: dict[str, str]) -> None:
-        # Not into os.environ: a reloaded process would inherit what .env said before.
+        # Not copied to os.environ: a reloaded process would inherit outdated values.
         self.dotenv = read_dotenv(dotenv)
         self.defaults = defaults
         self.known: set[str] = set()
@@ -35,7 +35,7 @@ class Environment:
 
     def secret_key(self, name: str, debug: bool) -> str:
         value = self.text(name)
-        # Outside of DEBUG it is as long as Django's check security.W009 wants it.
+        # Without DEBUG, at least as long as Django's check security.W009 requires.
         if not value.strip() or (len(value) < 50 and not debug):
             allowed = "set 50 random characters in the environment or in .env"
             raise ImproperlyConfigured(f"{name} is not set or too short: {allowed}.")
@@ -85,10 +85,10 @@ class Environment:
             raise refused(name, shown, str(error)) from None
 
     def refuse_unknown(self, also: Iterable[str] = ()) -> None:
-        """Refuse a name in .env that nobody has asked for: it is a typing error."""
+        """Refuse a name in .env that no setting uses: it is probably a typo."""
         known = self.known.union(also)
         for name in [n for n, v in self.dotenv.items() if v is None or n not in known]:
-            shown = name if name.isupper() else "A name"  # not a part of a secret
+            shown = name if name.isupper() else "A name"  # it may be a secret
             near = get_close_matches(name.upper(), known, 1)
             hint = f"did you mean {near[0]}=?" if near else "no setting has this name."
             raise ImproperlyConfigured(f"{shown} in .env is refused: {hint}")
@@ -100,7 +100,7 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
     except (OSError, UnicodeError):
         text = "\0"
     if {"\0", "\ufeff"} & {*text} or any(b.error for b in parse_stream(StringIO(text))):
-        raise ImproperlyConfigured(".env must be lines of NAME=value in UTF-8, no BOM.")
+        raise ImproperlyConfigured(".env must have NAME=value lines in UTF-8, no BOM.")
     return dotenv_values(stream=StringIO(text))
 
 

@@ -6,12 +6,12 @@ from config.backends import parse_cache_url, parse_database_url, parse_email_url
 from config.environment import HOSTS, ORIGINS, Environment
 from serving.header import CONDITIONS
 
-# ModelAdmin[Order] and the like, which mypy asks for, work at run time too.
+# Makes ModelAdmin[Order] and the like, which mypy requires, work at run time too.
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_NAME = "{{ cookiecutter.__project_name }}"
-# The environment overrides each, and so does .env in development.
+# The environment overrides these, as does .env in development.
 defaults = {
     # % if cookiecutter.database == "sqlite"
     "DATABASE_URL": "sqlite:///db.sqlite3",
@@ -54,7 +54,7 @@ SECURE_CSP = {
     "default-src": ["'self'"],
     "style-src": ["'self'", "<CSP_NONCE_SENTINEL>"],
     # % if cookiecutter.api == "ninja"
-    # The icons in the style sheet of the API's UI.
+    # For the icons in the style sheet of the API's UI.
     "img-src": ["'self'", "data:"],
     # % endif
     "object-src": ["'none'"],
@@ -77,11 +77,11 @@ REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
 PORT = r"\d{1,4}|[1-5]\d{4}|6([0-4]\d{3}|5([0-4]\d\d|5([0-2]\d|3[0-5])))"
 METRICS_PORT = int(env.matching("METRICS_PORT", PORT, "use a port, 0 for no metrics"))
 # % endif
-# Last of what reads the environment. These two are in .env for compose.yaml.
+# After the last setting from the environment. compose.yaml reads these two from .env.
 env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
 
 INSTALLED_APPS = [
-    # First, so that its runserver is the one that runs.
+    # First, so that its runserver takes precedence.
     "onloop",
     "serving",
     "home",
@@ -129,7 +129,7 @@ MIDDLEWARE = [
     # % endif
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-# Those of MIDDLEWARE that may leave the event loop without a warning.
+# Entries of MIDDLEWARE that may leave the event loop without a warning.
 SYNC_MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
@@ -180,12 +180,12 @@ LOGGING = {
     "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
     "root": {"level": LOG_LEVEL, "handlers": ["stderr"]},
     "loggers": {
-        # Without the handlers that Django and uvicorn bring along.
+        # Remove the handlers that Django and uvicorn install.
         "django": {"handlers": [], "level": "NOTSET"},
         "uvicorn": {"handlers": [], "level": "NOTSET", "propagate": True},
         # The timing line replaces it.
         "uvicorn.access": {"handlers": [], "propagate": False},
-        # Every query, and every sync middleware: too much for LOG_LEVEL=DEBUG.
+        # They log every query and sync middleware: too much for LOG_LEVEL=DEBUG.
         "django.db.backends": {"level": "INFO"},
         "asyncio": {"level": "INFO"},
     },

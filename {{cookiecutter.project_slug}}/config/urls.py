@@ -15,7 +15,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     # % endif
     *([path("__requests__/", include("onloop.panel.urls"))] if settings.DEBUG else []),
 ]
-# 503: no free thread; 504: REQUEST_TIMEOUT is over.
+# 503: no free thread; 504: REQUEST_TIMEOUT has passed.
 handler400, handler403, handler404, handler500, handler503, handler504 = (
     partial(error_response, status=status) for status in (400, 403, 404, 500, 503, 504)
 )

@@ -15,14 +15,14 @@ from ninja.security import django_auth
 from home.models import Note, Revision
 from serving.errors import error_response
 
-# Where there are users, a request needs a login unless it says auth=None.
+# If there are users, an operation requires a login unless it sets auth=None.
 has_users = apps.is_installed("django.contrib.auth")
 auth = django_auth if has_users else None
 api = NinjaAPI(title=settings.PROJECT_NAME, urls_namespace="api", auth=auth)
 
 
 class Text(Schema):
-    # PostgreSQL stores every character but this one.
+    # PostgreSQL stores every character except this one.
     text: str = Field(max_length=10_000, pattern="^[^\0]*$")
 
 
@@ -59,7 +59,7 @@ async def create_note(request: HttpRequest, new: NewNote) -> Status[Note]:
     try:
         return Status(201, await insert(new))
     except IntegrityError:
-        # To look first would not do: two requests may look at the same time.
+        # Checking first is not enough: two requests may check at the same time.
         raise HttpError(409, "There is a note with this title.") from None
 
 
@@ -83,8 +83,8 @@ async def delete_note(request: HttpRequest, pk: int) -> Status[None]:
     return Status(204, None)
 
 
-# A transaction is one synchronous function, in one thread from beginning to end. The
-# thread goes on when the request is cancelled: all of it is committed, or nothing.
+# A transaction is one synchronous function, which runs in one thread. The thread goes
+# on when the request is cancelled: either everything is committed, or nothing.
 @sync_to_async
 @transaction.atomic
 def insert(new: NewNote) -> Note:
@@ -96,8 +96,8 @@ def insert(new: NewNote) -> Note:
 @sync_to_async
 @transaction.atomic
 def update(pk: int, change: Change) -> Note | None:
-    # The version is compared by the statement that changes it. A look before it could
-    # be out of date, and select_for_update() does nothing on SQLite.
+    # The statement that changes the note compares the version: one that was read before
+    # may be outdated, and select_for_update() does nothing on SQLite.
     note = Note.objects.filter(pk=pk, version=change.version)
     if not note.update(text=change.text, version=F("version") + 1):
         return None
@@ -114,7 +114,7 @@ def remove(pk: int) -> bool:
     return bool(note.update(version=F("version") + 1) and note.delete())
 
 
-# Errors have the form that they have everywhere in the service.
+# Errors have the same form as everywhere in the service.
 @api.exception_handler(HttpError)
 def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
     return error_response(request, status=error.status_code, detail=error.message)

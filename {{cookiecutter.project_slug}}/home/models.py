@@ -2,7 +2,7 @@ from django.db import models
 
 
 class Note(models.Model):
-    """An example, with home/api.py: replace both by what your service is about."""
+    """An example for home/api.py: replace both with what your service is about."""
 
     title = models.CharField(max_length=100, unique=True)
     text = models.TextField()
@@ -14,7 +14,7 @@ class Note(models.Model):
 
 
 class Revision(models.Model):
-    """What a note said in each of its versions."""
+    """The text of each version of a note."""
 
     note = models.ForeignKey(Note, models.CASCADE, related_name="revisions")
     version = models.PositiveIntegerField()

@@ -20,7 +20,7 @@ async def icon(request: HttpRequest) -> HttpResponse:
 
 
 async def ticks(request: HttpRequest) -> StreamingHttpResponse:
-    """Server-sent events, one a second, until the client leaves."""
+    """Server-sent events, one a second, until the client disconnects."""
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
     return StreamingHttpResponse(clock(), headers=headers)
 

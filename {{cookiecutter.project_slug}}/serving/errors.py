@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 
-# The first of those that a client likes best: curl takes any, a browser asks for HTML.
+# On a tie, the first one wins: curl accepts any type, while a browser prefers HTML.
 MEDIA_TYPES = ["application/json", "application/problem+json", "text/html"]
 
 

@@ -1,4 +1,4 @@
-"""What RESPONSE_HEADER and RESPONSE_HEADER_WHEN may say."""
+"""The allowed values of RESPONSE_HEADER and RESPONSE_HEADER_WHEN."""
 
 import re
 
@@ -22,7 +22,7 @@ HEADER = r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~]([ \t!-~]*[!-~])?)[ \t]*"
 
 
 def parse_header(text: str) -> tuple[str, str]:
-    """Split "Name: value"; raise ValueError that says what is allowed."""
+    """Split "Name: value"; the ValueError says what is allowed."""
     if not (found := re.fullmatch(HEADER, text)):
         raise ValueError("use 'Name: value', a token and visible ASCII (RFC 9110)")
     if found[1].lower() in SERVER_MANAGED_HEADERS:

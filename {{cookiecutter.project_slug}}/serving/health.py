@@ -1,4 +1,4 @@
-"""What a platform's probes ask: is it alive, may it have traffic?"""
+"""The platform's probes: is the service alive, and is it ready for traffic?"""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,8 +14,8 @@ PROBES = {"/livez", "/readyz"}
 
 @async_only_middleware
 def probes(get_response: GetResponse) -> GetResponse:
-    """Before Django's middleware: a probe comes by plain HTTP and names no host."""
-    # A check is a function that says what is wrong, or None; it may block.
+    """Goes before Django's middleware: probes use plain HTTP and any Host."""
+    # A check is a function that returns what is wrong, or None. It may block.
     ready = HealthCheck(database, until_passed=[migrations, preload])
     views = {"/livez": HealthCheck(), "/readyz": ready}
     return markcoroutinefunction(

@@ -1,4 +1,4 @@
-"""What Prometheus asks: metrics of the requests and of what they wait for."""
+"""Metrics for Prometheus: the requests, and what they wait for."""
 
 import asyncio
 import logging
@@ -36,13 +36,13 @@ from serving.health import PROBES, GetResponse
 from serving.middleware import TimingMiddleware
 
 logger = logging.getLogger("serving.metrics")
-# They are a fifth of the series, and several workers have none.
+# *_created would be a fifth of the series, and several workers have none of them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# Where several workers of one service meet; prometheus_client looks at it too.
+# The folder that several workers share; prometheus_client reads the variable too.
 if shared := os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""):
     Path(shared).mkdir(parents=True, exist_ok=True)
 
-INTERVAL = 0.25  # seconds between two samples of what no request tells
+INTERVAL = 0.25  # seconds between samples of what is not measured by request
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 # Names and buckets are OpenTelemetry's.
 LABELS = ("http_request_method", "http_route", "http_response_status_code")
@@ -76,21 +76,21 @@ ACTIVE, IN_USE, WAITING, LIMIT = (
 
 
 class MetricsMiddleware(TimingMiddleware):
-    """TimingMiddleware, of which each measurement is counted too."""
+    """A TimingMiddleware that also counts each measurement."""
 
     active = dropped = 0
     samples = False
 
     def __init__(self, get_response: GetResponse) -> None:
         super().__init__(get_response)
-        # By what makes each child, which labels() would look for at each request.
+        # A cache: labels() would look up each child again for each request.
         self.children: dict[tuple[object, ...], tuple[Counter, Histogram]] = {}
         serve()
 
     def __call__(self, request: HttpRequest) -> Coroutine[Any, Any, HttpResponseBase]:
         if not self.samples:
             self.samples = True
-            # In no request's context, which would live as long as the loop.
+            # In an empty context: the request's would live as long as the loop.
             Context().run(self.sample, time.perf_counter())
         self.active += 1
         return super().__call__(request)
@@ -114,7 +114,7 @@ class MetricsMiddleware(TimingMiddleware):
     def make_children(
         self, method: str | None, route: str | None, status: int | None, outcome: str
     ) -> tuple[Counter, Histogram]:
-        """No client makes series: it chooses neither route nor known methods."""
+        """Clients choose neither routes nor known methods, so they create no series."""
         labels = (
             method if method in METHODS else "_OTHER",
             "unmatched" if route is None else f"/{route}",
@@ -126,7 +126,7 @@ class MetricsMiddleware(TimingMiddleware):
         return children
 
     def sample(self, due: float) -> None:
-        """A timer of the loop, which ends with it."""
+        """Run by a timer of the event loop, which ends with it."""
         LAG.observe(max(0.0, time.perf_counter() - due))
         in_use, waiting = thread_usage()
         ACTIVE.set(self.active)
@@ -142,13 +142,13 @@ class MetricsMiddleware(TimingMiddleware):
 
 class AllWorkers(MultiProcessCollector):
     def collect(self) -> Iterable[Metric]:
-        """Counters of a worker that ended stay, or their sum would fall."""
+        """Keep the counters of workers that have ended, or their sum would fall."""
         for path in Path(shared).glob("gauge_live*.db"):
             pid = int(path.stem.rpartition("_")[2])
             try:
                 os.kill(pid, 0)
             except OSError:
-                # Another worker may be as fast.
+                # Another worker may have been faster.
                 with suppress(FileNotFoundError):
                     mark_process_dead(pid)  # type: ignore[no-untyped-call]
         metrics: Iterable[Metric] = super().collect()  # type: ignore[no-untyped-call]
@@ -161,13 +161,13 @@ class MetricsServer(ThreadingTCPServer):
     allow_reuse_port = bool(shared)
 
     def verify_request(self, request: object, client_address: Any) -> bool:
-        """Nobody with a public address, should the port be open to the world."""
+        """Refuse public addresses, in case the port is open to the world."""
         return not ip_address(client_address[0]).is_global
 
 
 @cache
 def serve() -> None:
-    """Once in each process, from a thread of its own; METRICS_PORT=0 serves nothing."""
+    """Serve in a thread, once in each process; METRICS_PORT=0 serves nothing."""
     port = settings.METRICS_PORT
     registry = REGISTRY
     if shared:

@@ -28,7 +28,7 @@ is_request_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def bind_request_id(request: HttpRequest) -> str:
-    """Put the request's id on every line that is logged from here on; return it."""
+    """Add the request's id to every line that is logged from here on, and return it."""
     request_id: str = request.META.get("HTTP_X_REQUEST_ID", "")
     if not is_request_id(request_id):
         request_id = f"{random.getrandbits(128):032x}"
@@ -87,7 +87,7 @@ class TimingMiddleware:
     def log(self, request: HttpRequest, start: float, end: RequestEnd) -> None:
         level = logging.INFO
         if request.path_info in PROBES:
-            # Several in a minute, for as long as the service runs.
+            # Probes arrive several times a minute for as long as the service runs.
             level = logging.DEBUG if end.status == 200 else logging.WARNING
         fields = request_fields(request, start, end)
         message = f"Request took {fields['duration']:.4f} seconds"
@@ -98,7 +98,7 @@ class TimingMiddleware:
 
 
 class HeaderMiddleware:
-    """Send RESPONSE_HEADER when RESPONSE_HEADER_WHEN holds and the view sent none."""
+    """Send RESPONSE_HEADER if RESPONSE_HEADER_WHEN applies, unless the view set it."""
 
     sync_capable = False
     async_capable = True
@@ -128,7 +128,7 @@ def deadline(get_response: GetResponse) -> GetResponse:
             async with asyncio.timeout(seconds - upload_seconds(request)):
                 return await get_response(request)
         except TimeoutError:
-            # Only the deadline's: what a view raises is a response by now.
+            # The deadline's own: what a view raises has become a response by now.
             return error_response(request, status=504)
 
     return middleware

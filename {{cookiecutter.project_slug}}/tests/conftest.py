@@ -13,14 +13,14 @@ LogLines = Callable[[str], list[dict[str, Any]]]
 
 @pytest.fixture
 def own_middleware(settings: Settings) -> None:
-    """Only the service's own, around tests/pages.py: what you add changes nothing."""
+    """Only the service's own middlewares, around tests/pages.py, whatever you add."""
     settings.MIDDLEWARE = [m for m in settings.MIDDLEWARE if m.startswith("serving.")]
     settings.ROOT_URLCONF = "tests.pages"
 
 
 @pytest.fixture
 def log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
-    """What a logger has written since, whatever LOG_LEVEL says."""
+    """What a logger has written since, whatever LOG_LEVEL is."""
     caplog.set_level(logging.INFO)
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)

@@ -1,4 +1,4 @@
-"""Pages that the tests ask for, so that yours may be what they like."""
+"""Pages for the tests, so that yours can change freely."""
 
 import asyncio
 import logging

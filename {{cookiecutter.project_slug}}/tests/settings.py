@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-# An empty variable counts as unset and still outranks .env.
+# An empty variable counts as unset, and still takes precedence over .env.
 example = Path(__file__).parent.parent / ".env.example"
 for line in example.read_text(encoding="utf-8").splitlines():
     name, equals, _ = line.removeprefix("#").partition("=")
@@ -26,10 +26,10 @@ try:
 except ImproperlyConfigured as error:
     sys.exit(f"{error}")
 
-# Made by the first file that a test saves.
+# Created when a test saves a file.
 MEDIA_ROOT = Path(tempfile.gettempdir(), secrets.token_hex())
 atexit.register(shutil.rmtree, MEDIA_ROOT, ignore_errors=True)
-# Of the live server; test clients need none.
+# For the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]
 # % if cookiecutter.metrics == "prometheus"
 METRICS_PORT = 0
@@ -38,12 +38,12 @@ METRICS_PORT = 0
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # % endif
 # % if cookiecutter.__static
-# Nobody ran collectstatic.
+# Tests do not run collectstatic.
 SERVESTATIC_USE_FINDERS = True
 STORAGES["staticfiles"] = {
     "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
 }
 # % endif
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # Django never closes one in memory, and Python 3.13 warns of what is not closed.
+    # Django never closes one in memory, and Python 3.13 warns about unclosed ones.
     DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}

@@ -52,7 +52,7 @@ async def test_list_is_in_pages_with_the_newest_first(
         page = (await async_client.get(f"{NOTES}?page=2&page_size=2")).json()
     assert page["count"] == 5
     assert [note["title"] for note in page["items"]] == ["2", "1"]
-    # The page and the count, however many notes there are.
+    # One for the page and one for the count, however many notes there are.
     assert len(queries) == 2
 
 
@@ -73,7 +73,7 @@ async def test_note_is_created_changed_and_deleted(
         assert response["Content-Type"] == "application/problem+json"
 
 
-async def test_change_of_a_version_that_is_gone_is_refused(
+async def test_change_of_an_outdated_version_is_refused(
     client: AsyncClient, note: dict[str, Any]
 ) -> None:
     url = f"{NOTES}/{note['id']}"
@@ -85,7 +85,7 @@ async def test_change_of_a_version_that_is_gone_is_refused(
     assert await Revision.objects.acount() == 2
 
 
-async def test_second_note_of_a_title_is_refused(
+async def test_second_note_with_the_same_title_is_refused(
     client: AsyncClient, note: dict[str, Any]
 ) -> None:
     assert (await client.post(NOTES, NEW, JSON)).status_code == 409
@@ -104,7 +104,7 @@ async def test_invalid_note_is_refused_and_the_answer_names_the_field(
 
 
 @pytest.mark.parametrize("path", ["?page=0", f"?page={10**30}", f"/{10**30}", "/x"])
-async def test_what_cannot_be_is_no_error_of_the_server(
+async def test_impossible_page_or_id_is_a_client_error(
     async_client: AsyncClient, path: str
 ) -> None:
     response = await async_client.get(f"{NOTES}{path}")
@@ -116,7 +116,7 @@ async def test_writing_needs_a_login_and_its_token(client: AsyncClient) -> None:
     stranger = AsyncClient()
     expected = 401 if has_users else 201
     assert (await stranger.post(NOTES, NEW, JSON)).status_code == expected
-    # As a page of another site would ask, in the browser of somebody who has logged in.
+    # Like a page of another site, in the browser of somebody who has logged in.
     client.handler.enforce_csrf_checks = True
     response = await client.post(NOTES, NEW | {"title": "Tea"}, JSON)
     assert response.status_code == (403 if has_users else 201)
@@ -153,7 +153,7 @@ async def test_ui_loads_nothing_from_elsewhere(async_client: AsyncClient) -> Non
     page = response.content.decode()
     for file in re.findall(r'(?:src|href)="(.*?)"', page):
         found = await async_client.get(file)
-        # Or its line would be logged amid a later test.
+        # Otherwise its line would be logged during a later test.
         await sync_to_async(found.close)()
         assert found.status_code == 200, file
     # The content security policy would forbid them.

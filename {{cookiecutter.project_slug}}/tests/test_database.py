@@ -15,5 +15,5 @@ def write_and_read() -> object:
 @pytest.mark.django_db
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_database_answers_and_a_test_leaves_nothing_in_it(turn: int) -> None:
-    # The second could not create the table again.
+    # Otherwise the second turn could not create the table again.
     assert await write_and_read() == [("hello",)]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("own_middleware")
 
 
 def value(metric: Counter | Gauge | Histogram, **labels: str) -> float:
-    """Of the first sample with these labels."""
+    """Of the first sample that has these labels."""
     samples = [sample for family in metric.collect() for sample in family.samples]
     return next((s.value for s in samples if labels.items() <= s.labels.items()), 0)
 

@@ -1,4 +1,4 @@
-"""What only a live server shows: it starts, and each of its lines has one format."""
+"""What only a live server shows: it starts, and all of its lines have one format."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_server_answers_and_logs_in_one_format(tmp_path: Path) -> None:
         process.wait(30)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     [timing] = [line for line in lines if line["logger"] == "serving.timing"]
-    # A line feed of the client's stays in its line.
+    # A line feed from the client does not start a new line.
     assert (timing["path"], timing["status"]) == ("/nowhere\n/", status)
     loggers = {line["logger"] for line in lines}
     assert loggers & {"uvicorn.error", "uvicorn.access"} == {"uvicorn.error"}

