@@ -690,7 +690,8 @@ def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
         (service.path / file).write_text(text, encoding="utf-8")
     service.replace("pyproject.toml", '    "prometheus-client>=0.26,<1",\n', "")
     (service.path / "serving" / "metrics.py").unlink()
-    shutil.rmtree(service.path / "deploy")
+    for folder in ("deploy", "docs"):
+        shutil.rmtree(service.path / folder)
     service.replace("config/urls.py", '    path("", include("home.urls")),\n', "")
     for name in ("header", "deadline", "health", "home", "metrics"):
         (service.path / "tests" / f"test_{name}.py").unlink()
