@@ -213,6 +213,13 @@ def test_operations_document_names_each_metric(server: Server) -> None:
     assert families <= {name.removesuffix("_total") for name in named}
 
 
+def test_operations_document_says_where_to_look_after_each_alert() -> None:
+    text = (TREE / "docs" / "operations.md").read_text(encoding="utf-8")
+    [group] = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert re.findall(r"^\| `([A-Z]\w+)` \| ", text, re.MULTILINE) == names
+
+
 def test_promtool_finds_no_fault(server: Server, tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
