@@ -8,12 +8,13 @@ ONLOOP := {{cookiecutter.project_slug}}/vendor/onloop
 # A [tool.ruff] of its own would outrank that of a service, which leaves vendor/ alone.
 RUFF_ONLOOP := --no-cache --config pyproject.toml --config 'lint.isort.known-first-party=["onloop"]'
 ONLY ?=
+PRODUCT ?= template
 # The second would have each of hundreds of processes compile Django anew.
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: run test lint bench screenshots
+.PHONY: run test lint bench screenshots release
 .SILENT:
 
 run: $(UV) | $(SERVICE)
@@ -41,6 +42,9 @@ screenshots: export SCREENSHOTS := 1
 screenshots: export BROWSER := required
 screenshots: $(UV)
 	$(UV) run pytest tests/template/test_pictures.py
+
+release:
+	$(PYTHON) release.py "$(PRODUCT)" "$(VERSION)"
 
 $(UV):
 	echo "==> Installing uv into build/tools"

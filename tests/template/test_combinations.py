@@ -18,6 +18,7 @@ from tests.template.prompts import COMBINATIONS, VARIED, name
 from tests.template.service import TREE, Server, Service, finish, free_port
 
 FILES = {
+    ".cookiecutter.json",
     ".env",
     ".env.example",
     ".gitignore",

@@ -1,0 +1,378 @@
+"""A service follows the template with cruft, and a release is one command."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from release import PRODUCTS
+from tests.template.conftest import Bake
+from tests.template.prompts import DEFAULTS, TEXTS
+from tests.template.service import TEMPLATE, finish, inherited, succeed, system_path
+
+pytestmark = pytest.mark.xdist_group("updates")
+Shell = Callable[[str, Path], str]
+Tree = dict[str, bytes]
+
+URL = "https://github.com/org/cookiecutter-async-django"
+OLDER = "0.0.9"
+SERVICE = "{{cookiecutter.project_slug}}"
+ANSWERS = DEFAULTS | TEXTS
+# What the owner has beside what is in git.
+UNTRACKED = {
+    ".env": "SECRET_KEY=mine\n",
+    ".venv/pyvenv.cfg": "home = elsewhere\n",
+    "db.sqlite3": "rows",
+    "media/upload.txt": "uploaded",
+}
+CHANGED = {"config/settings.py", "home/mine.py", "uv.lock"} | UNTRACKED.keys()
+DELETED = ".pre-commit-config.yaml"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("updates")
+
+
+@pytest.fixture(scope="module")
+def shell(home: Path) -> Shell:
+    """Of an owner whose `uvx` finds this environment, and git the template below."""
+    (home / "bin").mkdir()
+    (home / "bin" / "uvx").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m "$@"\n'
+    )
+    (home / "bin" / "uvx").chmod(0o755)
+    (home / ".gitconfig").write_text(
+        f'[url "{home}/tem plate"]\ninsteadOf = {URL}\n'
+        "[user]\nname = An Owner\nemail = owner@example.com\n"
+    )
+    environment = inherited() | {
+        "HOME": str(home),
+        "PATH": f"{home}/bin{os.pathsep}{system_path()}",
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
+
+    def shell(command: str, cwd: Path) -> str:
+        return succeed(["bash", "-euo", "pipefail", "-c", command], cwd, environment)
+
+    return shell
+
+
+@pytest.fixture(scope="module")
+def template(home: Path, shell: Shell) -> Path:
+    """A git history of the template: an older state, and the one that is tested."""
+    template = home / "tem plate"
+    listed = shell("git ls-files -z --cached --others --exclude-standard", TEMPLATE)
+    newest: Tree = {
+        name: (TEMPLATE / name).read_bytes()
+        for name in filter(None, listed.split("\0"))
+        if (TEMPLATE / name).is_file()
+    }
+    newest[f"{SERVICE}/vendor/onloop/picture.png"] = bytes(range(256)) * 2
+    older = newest | {
+        f"{SERVICE}/home/obsolete.py": b"",
+        f"{SERVICE}/vendor/onloop/src/onloop/obsolete.py": b"",
+        f"{SERVICE}/vendor/onloop/picture.png": bytes(range(255, -1, -1)),
+    }
+    for name in ("config/settings.py", ".env.example", "vendor/onloop/README.md"):
+        older[f"{SERVICE}/{name}"] += b"# Older.\n"
+    del older[f"{SERVICE}/tests/test_mail.py"]
+    # It asked one question less.
+    older = {
+        name: re.sub(rb"cookiecutter\.ci\b", b"cookiecutter.__ci", content)
+        for name, content in older.items()
+    }
+    prompts = json.loads(older["cookiecutter.json"])
+    del prompts["ci"]
+    prompts |= {"__ci": "github", "_template_version": OLDER}
+    older["cookiecutter.json"] = json.dumps(prompts).encode()
+
+    shell(f"git init -q {shlex.quote(str(template))}", home)
+    for tag, files in ((OLDER, older), ("newest", newest)):
+        for path in template.iterdir():
+            if path.name != ".git":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name, content in files.items():
+            (template / name).parent.mkdir(parents=True, exist_ok=True)
+            (template / name).write_bytes(content)
+        shell(f"git add -A; git commit -qm {tag}; git tag {tag}", template)
+    return template
+
+
+def tree(service: Path) -> Tree:
+    paths = [path.relative_to(service) for path in service.rglob("*")]
+    return {
+        path.as_posix(): (service / path).read_bytes()
+        for path in paths
+        if (service / path).is_file() and path.parts[0] not in {".git", ".cruft.json"}
+    }
+
+
+def differing(one: Tree, other: Tree) -> set[str]:
+    return {name for name in one | other if one.get(name) != other.get(name)}
+
+
+def readme_blocks(service: Path, heading: str) -> list[str]:
+    readme = (service / "README.md").read_text(encoding="utf-8")
+    section = readme.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"(?:^    .+\n)+", section, re.MULTILINE)
+
+
+def readme_line(service: Path, word: str) -> str:
+    readme = (service / "README.md").read_text(encoding="utf-8")
+    [line] = re.findall(rf"`(uvx cruft [^`]*{re.escape(word)}[^`]*)`", readme)
+    return str(line)
+
+
+def work_on(service: Path, shell: Shell) -> None:
+    """The owner's first weeks."""
+    shell("git init -q; git add -A; git commit -qm Generated", service)
+    settings = service / "config" / "settings.py"
+    settings.write_text(f"# Mine.\n{settings.read_text(encoding='utf-8')}")
+    (service / "home" / "mine.py").write_text("")
+    (service / DELETED).unlink()
+    (service / "uv.lock").write_text("version = 1\n")
+    for name, text in UNTRACKED.items():
+        (service / name).parent.mkdir(exist_ok=True)
+        (service / name).write_text(text)
+    shell("git add -A; git commit -qm Mine", service)
+
+
+@pytest.fixture(scope="module")
+def fresh(home: Path, shell: Shell, template: Path) -> Tree:
+    """What the newest state generates."""
+    answers = " ".join(shlex.quote(f"{k}={v}") for k, v in ANSWERS.items())
+    shell(f"uvx cookiecutter --no-input -o fresh 'tem plate' {answers}", home)
+    return tree(home / "fresh" / ANSWERS["project_slug"])
+
+
+@pytest.fixture(scope="module")
+def created(home: Path, shell: Shell, template: Path) -> Path:
+    """By `cruft create` from the older state, and worked on."""
+    (home / "own er").mkdir()
+    context = shlex.quote(json.dumps(ANSWERS))
+    shell(
+        f"uvx cruft create {URL} --checkout {OLDER} --no-input --extra-context {context}",
+        home / "own er",
+    )
+    service = home / "own er" / ANSWERS["project_slug"]
+    work_on(service, shell)
+    return service
+
+
+@pytest.fixture(scope="module")
+def updated(created: Path, shell: Shell) -> Path:
+    """The same, brought to the newest state."""
+    service = created.parent / "updated"
+    shutil.copytree(created, service)
+    # Without `uv lock`: what it locks belongs to other tests.
+    update, _ = readme_blocks(service, "Update")[-1].splitlines()
+    shell(update, service)
+    shell("git add -A; git commit -qm Update", service)
+    return service
+
+
+def test_check_and_diff_tell_what_is_new_and_what_is_changed(
+    created: Path, updated: Path, shell: Shell
+) -> None:
+    with pytest.raises(AssertionError, match="out of date"):
+        shell("uvx cruft check", created)
+    assert "up to date" in shell("uvx cruft check", updated)
+    difference = shell("uvx cruft diff", updated)
+    assert "config/settings.py" in difference
+    assert difference.count("diff --git") == 1
+    assert "SECRET_KEY" not in difference
+
+
+def test_update_merges_what_is_new_with_what_the_owner_changed(
+    updated: Path, fresh: Tree
+) -> None:
+    after = tree(updated)
+    assert differing(after, fresh) == CHANGED | {DELETED}
+    settings = fresh["config/settings.py"]
+    assert after["config/settings.py"] == b"# Mine.\n" + settings
+    assert DELETED not in after
+
+
+def test_update_touches_neither_secrets_nor_data(updated: Path) -> None:
+    after = tree(updated)
+    for name, text in (UNTRACKED | {"uv.lock": "version = 1\n"}).items():
+        assert after[name] == text.encode()
+
+
+def test_plain_service_follows_by_the_commands_of_its_readme(
+    home: Path, shell: Shell, fresh: Tree
+) -> None:
+    answers = " ".join(shlex.quote(f"{k}={v}") for k, v in ANSWERS.items() if k != "ci")
+    (home / "plain one").mkdir()
+    shell(
+        f"uvx cookiecutter --no-input --checkout {OLDER} -o 'plain one' {URL} {answers}",
+        home,
+    )
+    service = home / "plain one" / ANSWERS["project_slug"]
+    work_on(service, shell)
+    link, update = readme_blocks(service, "Update")
+    shell(link, service)
+    shell(update.replace("uv lock", "true"), service)
+    assert differing(tree(service), fresh) == CHANGED | {DELETED}
+
+
+def test_answer_is_changed_later(updated: Path, tmp_path: Path, shell: Shell) -> None:
+    service = tmp_path / "service"
+    shutil.copytree(updated, service)
+    command = readme_line(service, "--variables-to-update")
+    assert '{"admin": false}' in command
+    more = '{"admin": false, "metrics": "prometheus"}'
+    shell(command.replace('{"admin": false}', more), service)
+    after = tree(service)
+    assert {"users/models.py", "config/admin.py"}.isdisjoint(after)
+    assert "serving/metrics.py" in after
+    assert not [name for name in after if name.endswith((".rej", ".orig"))]
+    recorded = json.loads(after[".cookiecutter.json"])
+    assert recorded["admin"] is False
+    state = json.loads((service / ".cruft.json").read_text(encoding="utf-8"))
+    followed = state["context"]["cookiecutter"]
+    assert {name: followed[name] for name in DEFAULTS} == {
+        name: recorded[name] for name in DEFAULTS
+    }
+    assert "conflict" not in shell("git status", service)
+
+
+def test_edited_onloop_is_put_back_as_released(
+    updated: Path, tmp_path: Path, shell: Shell, fresh: Tree
+) -> None:
+    service = tmp_path / "service"
+    shutil.copytree(updated, service)
+    for name in ("src/onloop/asgi.py", "picture.png"):
+        (service / "vendor" / "onloop" / name).write_bytes(b"\0edited\n")
+    shell(readme_line(service, "vendor"), service)
+    assert differing(tree(service), fresh) == CHANGED | {DELETED}
+
+
+def test_replay_over_a_service_keeps_its_secrets_and_data(
+    home: Path, shell: Shell, fresh: Tree
+) -> None:
+    service = home / "fresh" / ANSWERS["project_slug"]
+    for name, text in UNTRACKED.items():
+        (service / name).parent.mkdir(exist_ok=True)
+        (service / name).write_text(text)
+    shell("uvx cookiecutter --replay -f -o fresh 'tem plate'", home)
+    assert differing(tree(service), fresh) == UNTRACKED.keys()
+    for name, text in UNTRACKED.items():
+        assert (service / name).read_text() == text
+
+
+def test_service_records_version_and_answers(bake: Bake) -> None:
+    text = (TEMPLATE / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.findall('^version = "(.*)"$', text, re.MULTILINE)[0]
+    service = bake(**TEXTS, admin="false")
+    recorded = json.loads((service.path / ".cookiecutter.json").read_text())
+    answers = service.answers | {"admin": False}
+    assert recorded == {"template_version": version} | answers
+    assert f" --checkout {version} " in (service.path / "README.md").read_text()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, shell: Shell) -> Path:
+    """What a release reads and changes, with something to release in each changelog."""
+    repository = tmp_path / "repository"
+    names = ["release.py", "Makefile"]
+    for folder, _, places in PRODUCTS.values():
+        names += [f"{folder}/{name}" for name in ("CHANGELOG.md", *places)]
+    for name in names:
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TEMPLATE / name, repository / name)
+    shell("git init -q; git add -A; git commit -qm First", repository)
+    return repository
+
+
+def make_release(repository: Path, home: Path, **variables: str) -> tuple[int, str]:
+    command = ["make", "release", f"PYTHON={sys.executable}"]
+    done = finish(
+        [*command, *(f"{name}={value}" for name, value in variables.items())],
+        repository,
+        inherited() | {"HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1"},
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_release_sets_the_version_dates_the_changelog_commits_and_tags(
+    repository: Path, home: Path, shell: Shell, product: str
+) -> None:
+    folder, prefix, places = PRODUCTS[product]
+    before = tree(repository)
+    entries = (repository / folder / "CHANGELOG.md").read_text(encoding="utf-8")
+    entries = entries.split("## [Unreleased]\n")[1]
+    status, output = make_release(repository, home, VERSION="0.2.0", PRODUCT=product)
+    assert status == 0, output
+    tag = f"{prefix}0.2.0"
+    assert f"git push origin HEAD {tag}" in output
+    assert shell("git describe", repository).strip() == tag
+    assert not shell("git status --porcelain", repository)
+    after = tree(repository)
+    names = {f"{folder}/{name}".removeprefix("./") for name in places}
+    changelog = f"{folder}/CHANGELOG.md".removeprefix("./")
+    assert differing(before, after) == names | {changelog}
+    for name in names:
+        assert after[name] == before[name].replace(b'"0.1.0"', b'"0.2.0"', 1)
+    today = datetime.now(UTC).date()
+    assert (
+        after[changelog]
+        .decode()
+        .endswith(f"\n## [Unreleased]\n\n## [0.2.0] - {today}\n{entries}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "variables", "reason"),
+    [
+        ("echo >> Makefile", {"VERSION": "0.2.0"}, "not committed"),
+        ("touch new", {"VERSION": "0.2.0"}, "not committed"),
+        ("git tag 0.2.0", {"VERSION": "0.2.0"}, "was released before"),
+        (
+            "printf '\\n## [0.2.0] - 2020-01-01\\n' >> CHANGELOG.md; git commit -qam x",
+            {"VERSION": "0.2.0"},
+            "was released before",
+        ),
+        (
+            "git tag onloop-0.2.0",
+            {"VERSION": "0.2.0", "PRODUCT": "onloop"},
+            "onloop 0.2.0 was released before",
+        ),
+        ("", {"VERSION": "0.0.10"}, "VERSION=0.0.10 is older than the 0.1.0"),
+        ("", {"VERSION": "0.2"}, "must be three numbers"),
+        ("", {"VERSION": "0.2.0rc1"}, "must be three numbers"),
+        ("", {}, "must be three numbers"),
+        ("", {"VERSION": "0.2.0", "PRODUCT": "other"}, "template, onloop"),
+        (
+            "sed -i '/^- /d' CHANGELOG.md; git commit -qam x",
+            {"VERSION": "0.2.0"},
+            "has nothing under",
+        ),
+        # Git commits, and then cannot tag.
+        ("git tag 0.2.0/x", {"VERSION": "0.2.0"}, "failed: nothing was changed"),
+    ],
+)
+def test_refused_release_changes_nothing(
+    repository: Path,
+    home: Path,
+    shell: Shell,
+    prepare: str,
+    variables: dict[str, str],
+    reason: str,
+) -> None:
+    shell(prepare, repository)
+    state = "git rev-parse HEAD; git tag; git status --porcelain"
+    before = tree(repository), shell(state, repository)
+    status, output = make_release(repository, home, **variables)
+    assert status
+    assert reason in output
+    assert (tree(repository), shell(state, repository)) == before
