@@ -279,16 +279,35 @@ def test_service_records_version_and_answers(bake: Bake) -> None:
     assert f" --checkout {version} " in (service.path / "README.md").read_text()
 
 
+CHANGELOG = """\
+# Changelog
+
+## [Unreleased]
+
+### Added
+
+- Something.
+
+## [0.1.0] - 2020-01-01
+
+- The first.
+"""
+
+
 @pytest.fixture
 def repository(tmp_path: Path, shell: Shell) -> Path:
-    """What a release reads and changes, with something to release in each changelog."""
+    """What a release reads and changes, at 0.1.0, with something to release."""
     repository = tmp_path / "repository"
-    names = ["release.py", "Makefile"]
+    repository.mkdir()
+    for name in ("release.py", "Makefile"):
+        shutil.copy(TEMPLATE / name, repository)
     for folder, _, places in PRODUCTS.values():
-        names += [f"{folder}/{name}" for name in ("CHANGELOG.md", *places)]
-    for name in names:
-        (repository / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(TEMPLATE / name, repository / name)
+        (repository / folder).mkdir(parents=True, exist_ok=True)
+        (repository / folder / "CHANGELOG.md").write_text(CHANGELOG)
+        for name in places:
+            text = (TEMPLATE / folder / name).read_text(encoding="utf-8")
+            text = re.sub(r'"\d+\.\d+\.\d+"', '"0.1.0"', text, count=1)
+            (repository / folder / name).write_text(text, encoding="utf-8")
     shell("git init -q; git add -A; git commit -qm First", repository)
     return repository
 
@@ -303,32 +322,49 @@ def make_release(repository: Path, home: Path, **variables: str) -> tuple[int, s
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize(
+    ("product", "tag", "folder", "files"),
+    [
+        ("template", "0.2.0", "", {"pyproject.toml", "cookiecutter.json"}),
+        ("onloop", "onloop-0.2.0", f"{SERVICE}/vendor/onloop/", {"pyproject.toml"}),
+    ],
+)
 def test_release_sets_the_version_dates_the_changelog_commits_and_tags(
-    repository: Path, home: Path, shell: Shell, product: str
+    repository: Path,
+    home: Path,
+    shell: Shell,
+    product: str,
+    tag: str,
+    folder: str,
+    files: set[str],
 ) -> None:
-    folder, prefix, places = PRODUCTS[product]
     before = tree(repository)
-    entries = (repository / folder / "CHANGELOG.md").read_text(encoding="utf-8")
-    entries = entries.split("## [Unreleased]\n")[1]
     status, output = make_release(repository, home, VERSION="0.2.0", PRODUCT=product)
     assert status == 0, output
-    tag = f"{prefix}0.2.0"
     assert f"git push origin HEAD {tag}" in output
     assert shell("git describe", repository).strip() == tag
     assert not shell("git status --porcelain", repository)
     after = tree(repository)
-    names = {f"{folder}/{name}".removeprefix("./") for name in places}
-    changelog = f"{folder}/CHANGELOG.md".removeprefix("./")
-    assert differing(before, after) == names | {changelog}
-    for name in names:
-        assert after[name] == before[name].replace(b'"0.1.0"', b'"0.2.0"', 1)
-    today = datetime.now(UTC).date()
-    assert (
-        after[changelog]
-        .decode()
-        .endswith(f"\n## [Unreleased]\n\n## [0.2.0] - {today}\n{entries}")
+    assert differing(before, after) == {
+        f"{folder}{n}" for n in files | {"CHANGELOG.md"}
+    }
+    for name in files:
+        old, new = before[f"{folder}{name}"], after[f"{folder}{name}"]
+        assert new == old.replace(b'"0.1.0"', b'"0.2.0"', 1)
+    dated = f"[Unreleased]\n\n## [0.2.0] - {datetime.now(UTC).date()}\n"
+    assert after[f"{folder}CHANGELOG.md"].decode() == CHANGELOG.replace(
+        "[Unreleased]\n", dated
     )
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_changelog_has_unreleased_and_then_the_dated_versions(product: str) -> None:
+    folder, _, _ = PRODUCTS[product]
+    text = (TEMPLATE / folder / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased, *versions = re.findall(r"^## .*", text, re.MULTILINE)
+    assert unreleased == "## [Unreleased]"
+    for version in versions:
+        assert re.fullmatch(r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version)
 
 
 @pytest.mark.parametrize(
@@ -337,23 +373,23 @@ def test_release_sets_the_version_dates_the_changelog_commits_and_tags(
         ("echo >> Makefile", {"VERSION": "0.2.0"}, "not committed"),
         ("touch new", {"VERSION": "0.2.0"}, "not committed"),
         ("git tag 0.2.0", {"VERSION": "0.2.0"}, "was released before"),
-        (
-            "printf '\\n## [0.2.0] - 2020-01-01\\n' >> CHANGELOG.md; git commit -qam x",
-            {"VERSION": "0.2.0"},
-            "was released before",
-        ),
+        ("", {"VERSION": "0.1.0"}, "was released before"),
         (
             "git tag onloop-0.2.0",
             {"VERSION": "0.2.0", "PRODUCT": "onloop"},
             "onloop 0.2.0 was released before",
         ),
-        ("", {"VERSION": "0.0.10"}, "VERSION=0.0.10 is older than the 0.1.0"),
+        (
+            "sed -i 's/= \"0.1.0/= \"0.10.0/' pyproject.toml; git commit -qam x",
+            {"VERSION": "0.9.0"},
+            "VERSION=0.9.0 is older than the 0.10.0 of pyproject.toml",
+        ),
         ("", {"VERSION": "0.2"}, "must be three numbers"),
         ("", {"VERSION": "0.2.0rc1"}, "must be three numbers"),
         ("", {}, "must be three numbers"),
         ("", {"VERSION": "0.2.0", "PRODUCT": "other"}, "template, onloop"),
         (
-            "sed -i '/^- /d' CHANGELOG.md; git commit -qam x",
+            "sed -i '/Something/d' CHANGELOG.md; git commit -qam x",
             {"VERSION": "0.2.0"},
             "has nothing under",
         ),
