@@ -192,8 +192,10 @@ def test_check_and_diff_tell_what_is_new_and_what_is_changed(
 
 
 def test_update_merges_what_is_new_with_what_the_owner_changed(
-    updated: Path, fresh: Tree
+    created: Path, updated: Path, fresh: Tree
 ) -> None:
+    old = {"home/obsolete.py", "tests/test_mail.py", "vendor/onloop/picture.png"}
+    assert old < differing(tree(created), fresh)
     after = tree(updated)
     assert differing(after, fresh) == CHANGED | {DELETED}
     settings = fresh["config/settings.py"]
