@@ -158,8 +158,10 @@ def created(home: Path, shell: Shell, template: Path) -> Path:
     """By `cruft create` from the older state, and worked on."""
     (home / "own er").mkdir()
     context = shlex.quote(json.dumps(ANSWERS))
+    command = f"uvx cruft create {URL}"
+    assert command in (TEMPLATE / "README.md").read_text(encoding="utf-8")
     shell(
-        f"uvx cruft create {URL} --checkout {OLDER} --no-input --extra-context {context}",
+        f"{command} --checkout {OLDER} --no-input --extra-context {context}",
         home / "own er",
     )
     service = home / "own er" / ANSWERS["project_slug"]
