@@ -119,10 +119,11 @@ def differing(one: Tree, other: Tree) -> set[str]:
     return {name for name in one | other if one.get(name) != other.get(name)}
 
 
-def readme_blocks(service: Path, heading: str) -> list[str]:
+def readme_update(service: Path) -> list[str]:
+    """The commands, of which the last is the update."""
     readme = (service / "README.md").read_text(encoding="utf-8")
-    section = readme.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"(?:^    .+\n)+", section, re.MULTILINE)
+    section = readme.split("\n## Update\n")[1].split("\n## ")[0]
+    return re.findall(r"^    (.*)$", section, re.MULTILINE)
 
 
 def readme_line(service: Path, word: str) -> str:
@@ -174,9 +175,7 @@ def updated(created: Path, shell: Shell) -> Path:
     """The same, brought to the newest state."""
     service = created.parent / "updated"
     shutil.copytree(created, service)
-    # Without `uv lock`: what it locks belongs to other tests.
-    update, _ = readme_blocks(service, "Update")[-1].splitlines()
-    shell(update, service)
+    shell(readme_update(service)[-1], service)
     shell("git add -A; git commit -qm Update", service)
     return service
 
@@ -222,9 +221,7 @@ def test_plain_service_follows_by_the_commands_of_its_readme(
     )
     service = home / "plain one" / ANSWERS["project_slug"]
     work_on(service, shell)
-    link, update = readme_blocks(service, "Update")
-    shell(link, service)
-    shell(update.replace("uv lock", "true"), service)
+    shell("\n".join(readme_update(service)), service)
     assert differing(tree(service), fresh) == CHANGED | {DELETED}
 
 
