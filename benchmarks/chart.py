@@ -1,141 +1,153 @@
-"""Shows the results: a chart, and a table in each README: `python -m benchmarks.chart`."""
+"""Shows the results: the chart and the tables: `python -m benchmarks.chart`."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ratios
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 ONLOOP = HERE.parent / "{{cookiecutter.project_slug}}" / "vendor" / "onloop"
+Results = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Panel:
-    workload: str
-    unit: str = "requests per second"
-    figure: str = "requests_per_second"
-    label: str = "{requests_per_second:,.0f}"
-    lowest_first: bool = False
-
-
-PANELS = (
-    Panel("json"),
-    Panel("orm-sqlite"),
-    Panel("sync"),
-    Panel("busy", "p99 in milliseconds", "p99_ms", "{p99_ms:,.1f}", True),
-    Panel(
-        "streams",
-        "longest wait for the first event",
-        "first_byte_max_ms",
-        "{first_byte_max_ms:,.0f} ms, {threads:,} threads, {kb_per_stream:.0f} kB each",
-        True,
+RATE = "{requests_per_second:,.0f}"
+TEMPLATE, NO_ADMIN, STOCK = "service-5.2-admin", "service-5.2", "startproject-5.2"
+# The chart: title, workload, figure, and a label for each contender. All bars of a
+# workload begin at zero and have one scale.
+GROUPS = (
+    (
+        "JSON, requests a second",
+        "json",
+        "requests_per_second",
+        {
+            STOCK: "startproject",
+            "fastapi": "FastAPI",
+            TEMPLATE: "this template",
+            NO_ADMIN: "without admin",
+        },
     ),
-    Panel(
-        "page",
-        "first byte, largest paint",
-        "ttfb_ms",
-        "{ttfb_ms:,.0f} ms, {lcp_ms:,.0f} ms",
-        True,
+    (
+        "One row by the ORM, requests a second",
+        "orm-sqlite",
+        "requests_per_second",
+        {
+            STOCK: "startproject",
+            "fastapi-sqlalchemy": "FastAPI",
+            TEMPLATE: "this template",
+            NO_ADMIN: "without admin",
+        },
+    ),
+    (
+        "Threads for 5,000 open streams, fewer is better",
+        "streams",
+        "threads",
+        {
+            STOCK: "startproject",
+            # FastAPI's own streams are Starlette's.
+            "starlette": "Starlette",
+            NO_ADMIN: "without admin",
+        },
     ),
 )
-# Of the cases that are no contenders.
-DELAYED = {
-    "awaited": "awaited, this template",
-    "blocking": "blocking the event loop, this template",
-    "synchronous": "synchronous, startproject",
+# Wide enough for the labels, and so narrow that a phone does not make the text tiny.
+WIDTH, LABELS, FIGURES, ROW, BAR = 480, 146, 58, 23, 15
+COLORS = {
+    "light": {"text": "#1f2328", "peer": "#9aa4af", "ours": "#1a7f5a"},
+    "dark": {"text": "#f0f6fc", "peer": "#6e7681", "ours": "#3fb68b"},
 }
-WIDTH, LABELS, LETTER, ROW, BAR = 760, 300, 7, 20, 13
-
-# The page around a picture is light or dark; inside it only the media query tells.
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1f2328; }
-.title { font-weight: 600; font-size: 15px; }
-.small { font-size: 11px; fill: #59636e; }
-.ours { font-weight: 600; }
-rect { fill: #9aa4af; }
-rect.ours { fill: #1a7f5a; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #f0f6fc; }
-  .small { fill: #9198a1; }
-  rect { fill: #59636e; }
-  rect.ours { fill: #3fb68b; }
-}
-"""
 
 
-def draw(results: dict[str, Any]) -> str:
+def draw(results: Results, colors: dict[str, str]) -> str:
     parts: list[str] = []
-    top = 8
-    for panel in PANELS:
-        found = results["workloads"].get(panel.workload)
-        if found and found["contenders"]:
-            bars, height = _panel(panel, found, results["titles"], top)
-            parts += bars
-            top += height
-    parts.append(_text(8, top + 6, _machine(results), "small"))
-    top += 20
+    top = 0
+    for title, workload, figure, labels in GROUPS:
+        parts.append(_text(0, top + 20, title, weight="600"))
+        top += 30
+        found = results["workloads"][workload]["contenders"]
+        scale = (WIDTH - LABELS - FIGURES) / max(found[name][figure] for name in labels)
+        for name, label in labels.items():
+            ours = name.startswith("service")
+            width = max(2, round(found[name][figure] * scale))
+            parts += [
+                _text(LABELS - 8, top + 14, label, "end", "600" if ours else "400"),
+                (
+                    f'<rect fill="{colors["ours" if ours else "peer"]}" x="{LABELS}" '
+                    f'y="{top + 1}" width="{width}" height="{BAR}" rx="2"/>'
+                ),
+                _text(LABELS + width + 6, top + 14, f"{found[name][figure]:,.0f}"),
+            ]
+            top += ROW
+        top += 10
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" '
-        f'width="{WIDTH}" height="{top}" role="img" '
-        'aria-label="Each workload, by contender">\n'
-        f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+        f'font-family="system-ui, sans-serif" font-size="15" fill="{colors["text"]}">\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 
-def _machine(results: dict[str, Any]) -> str:
+def _text(x: int, y: int, text: str, anchor: str = "start", weight: str = "400") -> str:
+    return (
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-weight="{weight}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _machine(results: Results) -> str:
     return (
         f"One worker each, one core, {results['date'][:10]}, "
         f"{results['machine']['cpu']}, Python {results['tools']['python']}."
     )
 
 
-def _panel(
-    panel: Panel, workload: dict[str, Any], titles: dict[str, str], top: int
-) -> tuple[list[str], int]:
-    contenders = workload["contenders"]
-    titles = titles | DELAYED
-    figures = {name: found[panel.figure] for name, found in contenders.items()}
-    shown = {name: panel.label.format(**found) for name, found in contenders.items()}
-    ranked = sorted(figures, key=figures.__getitem__, reverse=not panel.lowest_first)
-    room = max(map(len, shown.values())) * LETTER + 14
-    scale = (WIDTH - LABELS - room) / (max(figures.values()) or 1)
-    title = f"{workload['title']}: {panel.unit}"
-    parts = [_text(8, top + 16, title, "title")]
-    for row, name in enumerate(ranked):
-        y = top + 30 + row * ROW
-        kind = "ours" if name.startswith(("service", "awaited")) else "peer"
-        width = max(1, round(figures[name] * scale))
-        parts += [
-            _text(LABELS - 8, y + 11, titles[name], kind, "end"),
-            (
-                f'<rect class="{kind}" x="{LABELS}" y="{y}" width="{width}" '
-                f'height="{BAR}" rx="2"/>'
-            ),
-            _text(LABELS + width + 6, y + 11, shown[name], kind),
-        ]
-    return parts, 30 + len(ranked) * ROW + 16
-
-
-def _text(x: int, y: int, text: str, kind: str, anchor: str = "start") -> str:
+def _at_a_glance(results: Results) -> str:
+    """The chart, and what it shows in words."""
+    measured = {
+        name: workload["contenders"] for name, workload in results["workloads"].items()
+    }
+    rate = {
+        name: found["requests_per_second"] for name, found in measured["json"].items()
+    }
+    rows = {
+        name: found["requests_per_second"]
+        for name, found in measured["orm-sqlite"].items()
+    }
+    threads = {name: found["threads"] for name, found in measured["streams"].items()}
+    words = (
+        f"With the same middleware as `startproject`, the default service answers "
+        f"{rate[TEMPLATE] / rate[STOCK]:.1f} times as many JSON requests and reads "
+        f"{rows[TEMPLATE] / rows[STOCK]:.1f} times as many rows. FastAPI answers "
+        f"{rate['fastapi']:,.0f} JSON requests a second; the service "
+        f"{rate[TEMPLATE]:,.0f}, and {rate[NO_ADMIN]:,.0f} without the admin, its "
+        f"sessions and users. Then {threads[NO_ADMIN]:,} threads hold 5,000 open "
+        f"streams, for which `startproject` needs {threads[STOCK]:,}."
+    )
     return (
-        f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">'
-        f"{escape(text)}</text>"
+        "<picture>\n"
+        '  <source media="(prefers-color-scheme: dark)" '
+        'srcset="benchmarks/chart-dark.svg">\n'
+        '  <img src="benchmarks/chart-light.svg" width="560" '
+        f'alt="{words.replace("`", "")}">\n'
+        "</picture>\n\n"
+        f"{words} {_machine(results)} Django 5.2; "
+        "[how it is measured, and all results](benchmarks/README.md).\n"
     )
 
 
 COLUMNS = {
-    "this template": ("service-5.2",),
-    "with the admin": ("service-5.2-admin",),
-    "`startproject`": ("startproject-5.2",),
-    "django-bolt": ("bolt-5.2",),
-    "django-bolt alone": ("bolt-5.2-native",),
+    "this template": ("service-{}-admin",),
+    "without the admin": ("service-{}",),
+    "`startproject`": ("startproject-{}",),
+    "with django-structlog": ("structlog-{}",),
+    "django-bolt": ("bolt-{}",),
+    "django-bolt alone": ("bolt-{}-native",),
     "FastAPI": ("fastapi", "fastapi-sqlalchemy"),
     "Starlette": ("starlette",),
+    "raw ASGI": ("asgi",),
 }
-RATE = "{requests_per_second:,.0f}"
 ROWS = (
     ("JSON, requests a second", "json", RATE),
     ("ORM read, SQLite", "orm-sqlite", RATE),
@@ -146,41 +158,78 @@ ROWS = (
     ("memory for each", "streams", "{kb_per_stream:.0f} kB"),
     ("first event, median", "streams", "{first_byte_p50_ms:,.1f} ms"),
     ("first event, longest wait", "streams", "{first_byte_max_ms:,.0f} ms"),
+    ("From start to first answer", "start", "{seconds:.2f} s"),
+    ("Memory after a load", "start", "{memory_mib:.0f} MiB"),
 )
+# Of the cases that are no contenders.
+DELAYED = {
+    "awaited": "awaited, this template",
+    "blocking": "blocking the event loop, this template",
+    "synchronous": "synchronous, `startproject`",
+}
 
 
-def _side_by_side(results: dict[str, Any]) -> str:
+def _all_results(results: Results) -> str:
+    parts = [f"{_machine(results)}\n"]
+    for django in ("5.2", "6.1"):
+        parts.append(f"### Django {django}\n\n{_side_by_side(results, django)}")
+    for heading, rows in (
+        ("A page in a browser", _in_a_browser(results)),
+        ("What was aimed at", _aims(results)),
+    ):
+        if len(table := list(rows)) > 1:
+            parts.append(f"### {heading}\n\n{_table(table)}")
+    return "\n".join(parts)
+
+
+def _side_by_side(results: Results, django: str) -> str:
     rows = [("", *COLUMNS)]
     for title, workload, label in ROWS:
-        if measured := results["workloads"].get(workload):
-            found = measured["contenders"]
-            cells = (
-                next(
-                    (label.format(**found[name]) for name in names if name in found), ""
-                )
-                for names in COLUMNS.values()
-            )
-            rows.append((title, *cells))
-    tables = f"{_table(rows)}\n{_in_a_browser(results)}"
-    return f"{tables}{_machine(results)} Django 5.2.\n"
+        found = results["workloads"][workload]["contenders"]
+        cells = []
+        for names in COLUMNS.values():
+            known = (found.get(name.format(django)) for name in names)
+            cells.append(next((label.format(**each) for each in known if each), ""))
+        rows.append((title, *cells))
+    measured = [any(cells) for cells in zip(*rows[1:], strict=True)]
+    return _table(
+        [
+            tuple(cell for cell, some in zip(row, measured, strict=True) if some)
+            for row in rows
+        ]
+    )
 
 
-def _in_a_browser(results: dict[str, Any]) -> str:
-    """Nothing where no browser was at hand."""
-    workload = results["workloads"].get("page")
-    if not workload or not (found := workload["contenders"]):
-        return ""
+def _in_a_browser(results: Results) -> Iterator[tuple[str, ...]]:
+    """Nothing but a heading where no browser was at hand."""
+    workload = results["workloads"]["page"]
+    found = workload["contenders"]
     names = [name for name in DELAYED if name in found]
-    rows = [(workload["title"], *(DELAYED[name] for name in names))]
-    for title, figure in (
-        ("time to first byte", "ttfb_ms"),
-        ("largest contentful paint", "lcp_ms"),
-    ):
-        rows.append((title, *(f"{found[name][figure]:,.0f} ms" for name in names)))
-    return f"{_table(rows)}\n"
+    yield (workload["title"], *(DELAYED[name] for name in names))
+    if names:
+        for title, figure in (
+            ("time to first byte", "ttfb_ms"),
+            ("largest contentful paint", "lcp_ms"),
+        ):
+            yield (title, *(f"{found[name][figure]:,.0f} ms" for name in names))
 
 
-def _with_and_without_onloop(results: dict[str, Any]) -> str:
+def _aims(results: Results) -> Iterator[tuple[str, ...]]:
+    yield ("workload", "", "against", "aimed at", "reached")
+    for row in results["ratios"]:
+        title = results["workloads"][row["workload"]]["title"]
+        if row["figure"] != ratios.RATE:
+            title += f": {row['figure']}"
+        names = [
+            row[name].replace("service", "this") for name in ("contender", "against")
+        ]
+        reached = "not measured" if row["met"] is None else f"{row['reached']:g}"
+        if row["met"] is False:
+            reached += ", missed"
+        yield (title, *names, f"{row['bound']} {row['required']:g}", reached)
+
+
+def _with_and_without_onloop(results: Results) -> str:
     rows = [("view", "`startproject`", "service on onloop", "")]
     for title, workload in (
         ("async, JSON", "json"),
@@ -189,7 +238,7 @@ def _with_and_without_onloop(results: dict[str, Any]) -> str:
     ):
         stock, ours = (
             results["workloads"][workload]["contenders"][name]["requests_per_second"]
-            for name in ("startproject-5.2", "service-5.2-admin")
+            for name in (STOCK, TEMPLATE)
         )
         rows.append(
             (title, f"{stock:,.0f}", f"{ours:,.0f}", f"{ours / stock:.1f} times")
@@ -204,24 +253,30 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
 
 BEGIN, END = "<!-- written by make bench -->\n", "<!-- until here -->\n"
 READMES = {
-    HERE.parent / "README.md": _side_by_side,
+    HERE.parent / "README.md": _at_a_glance,
+    HERE / "README.md": _all_results,
     ONLOOP / "README.md": _with_and_without_onloop,
 }
 
 
-def documents(results: dict[str, Any]) -> dict[Path, str]:
+def documents(results: Results) -> dict[Path, str]:
     """Each file that shows figures, with these."""
-    drawn = {HERE / "chart.svg": draw(results)}
-    for path, table in READMES.items():
-        before, _, rest = path.read_text().partition(BEGIN)
+    drawn = {
+        HERE / f"chart-{scheme}.svg": draw(results, colors)
+        for scheme, colors in COLORS.items()
+    }
+    for path, shown in READMES.items():
+        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
-        drawn[path] = f"{before}{BEGIN}{table(results)}{END}{after}"
+        drawn[path] = f"{before}{BEGIN}{shown(results)}{END}{after}"
     return drawn
 
 
 def main() -> None:
-    for path, text in documents(json.loads(RESULTS.read_text())).items():
-        path.write_text(text)
+    for path, text in documents(
+        json.loads(RESULTS.read_text(encoding="utf-8"))
+    ).items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

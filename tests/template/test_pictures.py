@@ -29,11 +29,6 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WARM_UP = 3
 
 
-async def first_page(page: Page, site: Site) -> None:
-    await page.set_viewport_size({"width": 640, "height": 560})
-    await page.goto(site.origin)
-
-
 async def timing(page: Page, site: Site) -> None:
     """What the Network panel shows of a page that asked the database."""
     await log_in(page, site.origin, "/admin/")
@@ -65,7 +60,7 @@ async def panel(page: Page, site: Site) -> None:
     await expect(page.locator("tbody tr").nth(100)).to_be_attached()
 
 
-@pytest.mark.parametrize("picture", [first_page, timing, panel])
+@pytest.mark.parametrize("picture", [timing, panel])
 async def test_picture_of_the_readme_is_small(
     picture: FunctionType, chromium: Browser, site: Site, tmp_path: Path
 ) -> None:
