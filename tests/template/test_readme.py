@@ -224,3 +224,52 @@ def test_links_and_commands_lead_somewhere(document: Path) -> None:
     [targets] = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
     for target in re.findall(r"(?:`|^    )make (\w[\w-]*)", text, re.MULTILINE):
         assert target in targets.split(), target
+
+
+MODULES = {
+    path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+    for root in (TEMPLATE, TREE, ONLOOP / "src")
+    for folder in ("hooks", "config", "home", "serving", "onloop", "cookiecutter.json")
+    for path in (root / folder, *(root / folder).rglob("*.py"))
+    if path.is_file()
+}
+FLOW, SEQUENCE = re.findall(r"```mermaid\n(.*?)```", CONTRIBUTING, re.DOTALL)
+
+
+def is_defined(name: str, text: str) -> bool:
+    return bool(re.search(rf"^ *(class|(async )?def) {name}\b", text, re.MULTILINE))
+
+
+def test_arrows_between_files_are_names_that_one_defines_and_the_other_uses() -> None:
+    node = r"(\w+)(?:\[\"[^\"]+\"\])?"
+    files = dict(re.findall(r"(\w+)\[\"([^\"]+\.\w+)\"\]", FLOW))
+    assert {*files.values()} <= MODULES.keys()
+    arrows = re.findall(rf"{node} -- (\w+) --> {node}", FLOW)
+    assert len(arrows) == FLOW.count(" -- ") > 1
+    for user, name, definer in arrows:
+        if name != "generates":
+            assert is_defined(name, MODULES[files[definer]]), name
+            assert re.search(rf"\b{name}\b", MODULES[files[user]]), name
+
+
+def test_names_on_the_way_of_a_request_are_in_the_code() -> None:
+    code = "\n".join(MODULES.values())
+    participants = re.findall(r"participant \w+ as (\w+)", SEQUENCE)
+    assert participants.pop(0) == "uvicorn"
+    called = re.findall(r"(\w+)\(\)", SEQUENCE)
+    classes = re.findall(r": ([A-Z]\w+[A-Z]\w+)", SEQUENCE)
+    assert participants and called and classes
+    for name in (*participants, *called, *classes):
+        assert is_defined(name, code), name
+
+
+def test_contributing_names_files_and_tests_that_exist() -> None:
+    text = re.sub(r"^```.*?^```", "", CONTRIBUTING, flags=re.MULTILINE | re.DOTALL)
+    modules = (TEMPLATE / "tests").rglob("test_*.py")
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in modules)
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert is_defined(name, tests), name
+    for name in re.findall(r"`([\w{}.-]+/[\w{}./-]*|\w+\.(?:md|json|toml))`", text):
+        if not name.startswith("build/"):
+            roots = (TEMPLATE, TREE, ONLOOP / "src")
+            assert any((root / name).exists() for root in roots), name
