@@ -1,4 +1,5 @@
 import json
+import re
 
 from benchmarks import chart
 
@@ -20,3 +21,11 @@ def test_page_in_a_browser_is_shown_only_if_there_was_one() -> None:
         shown = chart.documents(results)[chart.HERE / "README.md"]
         assert ("10,012 ms" in shown) == ("largest contentful" in shown)
         assert ("10,012 ms" in shown) == bool(contenders)
+
+
+def test_each_decision_has_three_to_six_sentences() -> None:
+    decisions = (chart.HERE.parent / "docs" / "decisions.md").read_text()
+    for section in re.split("^### ", decisions, flags=re.MULTILINE)[1:]:
+        heading, _, text = section.partition("\n")
+        text = re.sub("`[^`]*`", "", text.partition("\n## ")[0])
+        assert 3 <= len(re.findall(r"[.!?](?=\s)", text)) <= 6, heading
