@@ -102,8 +102,8 @@ async def test_some_checks_are_made_until_they_have_passed(ask: Ask) -> None:
 async def test_check_that_hangs_has_failed_and_no_other_is_begun(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "TIMEOUT", 0.01)
-    monkeypatch.setattr(health, "KEPT", 0)
+    monkeypatch.setattr(health, "CHECK_TIMEOUT", 0.01)
+    monkeypatch.setattr(health, "RESULT_LIFETIME", 0)
     released = Event()
     begun = []
 

@@ -509,7 +509,7 @@ def test_atomic_that_waits_for_another_thread_does_not_hang(run: Run) -> None:
         from onloop import _isolation
         from rows.models import Row
 
-        _isolation.PATIENCE = 1
+        _isolation.TURN_TIMEOUT = 1
 
 
         async def test_threads():

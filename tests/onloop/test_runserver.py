@@ -134,7 +134,7 @@ def test_djangos_own_handler_is_named(
 ) -> None:
     settings.ASGI_APPLICATION = f"{__name__}.STOCK"
     checked_application()
-    named = "ASGI_APPLICATION is Django's own handler, and not onloop's.\n"
+    named = "ASGI_APPLICATION is Django's own handler, not onloop's.\n"
     assert capsys.readouterr().out.endswith(named)
 
 
@@ -196,7 +196,7 @@ def test_database_that_is_away_is_a_warning(
     nowhere = str(tmp_path / "nowhere" / "db.sqlite3")
     monkeypatch.setitem(connection.settings_dict, "NAME", nowhere)
     _, err = run(str(free_port))
-    assert err.startswith("The database is away: unable to open database file")
+    assert err.startswith("No database: unable to open database file")
     assert configured["port"] == free_port
 
 

@@ -10,7 +10,7 @@ import blockbuster.blockbuster
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 
-# They read files for the first caller in a process, and for nobody afterwards.
+# These functions read files only for the first caller in a process.
 ONCE_IN_A_PROCESS = (
     "<frozen importlib._bootstrap>:_find_and_load",
     "django/contrib/auth/password_validation.py:get_default_password_validators",
@@ -28,9 +28,9 @@ ONCE_IN_A_PROCESS = (
 HARMLESS = (
     # The test client reads what it uploads; a server does not.
     "django/test/client.py:encode_file",
-    # While a server runs, that is in another thread.
+    # While a server runs, another thread writes.
     "onloop/logging/queue.py:write_lines",
-    # It asks for the current directory.
+    # It looks up the current directory.
     "structlog/tracebacks.py:extract",
 )
 LIBRARY = re.compile("(?<=/)(site-packages|vendor)/")
@@ -41,7 +41,7 @@ class BlockingCall(Exception):
 
 
 class BlockingDetector:
-    """A plugin of pytest."""
+    """A pytest plugin."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -50,7 +50,7 @@ class BlockingDetector:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
         detector = BlockBuster()
-        # Before a connection is made.
+        # blockbuster does not watch the name lookup before a connection is made.
         lookup = BlockBusterFunction(None, "socket.getaddrinfo")
         detector.functions["socket.getaddrinfo"] = lookup
         self.allow_log_file(detector.functions["io.TextIOWrapper.write"])
@@ -70,7 +70,7 @@ class BlockingDetector:
                 detector.deactivate()
 
     def allow_log_file(self, call: BlockBusterFunction) -> None:
-        """Where pytest writes what is logged; os.devnull without --log-file."""
+        """Allow writing to pytest's log file, os.devnull without --log-file."""
         plugin = self.config.pluginmanager.get_plugin("logging-plugin")
         handler = getattr(plugin, "log_file_handler", None)
         log = getattr(handler, "baseFilename", os.devnull)
@@ -80,7 +80,7 @@ class BlockingDetector:
         )
 
     def find(self, call: str) -> BlockingCall:
-        """What blockbuster raises in its wrapper of the call."""
+        """Make the error that blockbuster raises instead of calling the function."""
         root = f"{self.config.rootpath}{os.sep}"
         caller = sys._getframe(2)
         for frame, _ in walk_stack(caller):
@@ -108,7 +108,7 @@ class BlockingDetector:
         try:
             result = yield
             if self.found:
-                # Somebody caught it, as Django does to answer with 500.
+                # It was caught, as Django does in order to answer with 500.
                 raise self.found[0]
             return result
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What the classes in settings.MIDDLEWARE tell, without a request."""
+"""What can be said about settings.MIDDLEWARE without serving a request."""
 
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
@@ -15,17 +15,17 @@ ON_THE_LOOP, INLINED, IN_A_THREAD = "on the loop", "inlined", "in a thread"
 class MiddlewareInfo(NamedTuple):
     path: str
     middleware: Any = None
-    # Why it cannot be imported; then nothing else is known.
+    # Why it cannot be imported. If set, nothing else is known.
     error: Exception | None = None
     # Whether Django calls it as a coroutine function.
     is_async: bool = True
     execution: str = IN_A_THREAD
-    # Those that each request runs in a thread, though the middleware is asynchronous.
+    # The hooks of an asynchronous middleware that run in a thread all the same.
     thread_hooks: tuple[str, ...] = ()
 
     @property
     def cls(self) -> Any:
-        """The middleware, if it is a class; else one that has nothing."""
+        """The middleware if it is a class, otherwise ``object``, which has no hooks."""
         return self.middleware if isinstance(self.middleware, type) else object
 
 

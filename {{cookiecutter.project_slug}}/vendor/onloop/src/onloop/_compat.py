@@ -1,7 +1,7 @@
-"""What onloop needs of Django and asgiref beyond their documented interfaces.
+"""The undocumented names of Django and asgiref that onloop depends on.
 
-Every such name stands here and is looked up when this module is imported, so that a
-release that lacks one is noticed at the start and not by a request.
+They are all listed here and looked up when this module is imported, so that a release
+without one of them is noticed at startup and not during a request.
 """
 
 import signal
@@ -14,11 +14,11 @@ from typing import Any
 import django
 
 OLDEST_DJANGO = (5, 2)
-# The newest that Django's own tests were run on.
+# The newest version whose own tests pass with onloop's handler.
 NEWEST_DJANGO = (6, 1)
 
-# Module, and what it must have; an instance attribute is looked for by name in the
-# code of the method after the "#" that sets or reads it.
+# Each module with the names that it must have. "method#name" stands for an instance
+# attribute (or another name) that must occur in the code of the method.
 NAMES = {
     "asgiref.sync": """
         AsyncToSync.executors SyncToAsync.context_to_thread_executor
@@ -93,21 +93,21 @@ def exists(module_name: str, name: str) -> bool:
         return False
     found = getattr(found, "__func__", found)
     if not attribute or not defined_in(found, module):
-        # An instrumentation's wrapper tells nothing of what it wraps.
+        # An instrumentation's wrapper does not show the code that it wraps.
         return True
     return attribute in (*found.__code__.co_names, *found.__code__.co_consts)
 
 
 def defined_in(function: Any, module: Any) -> bool:
-    """Whether it is the module's own, and not what an instrumentation put there.
+    """Whether the module defines the function, and no instrumentation replaced it.
 
-    ``functools.wraps()`` and wrapt copy names, but not the globals.
+    ``functools.wraps()`` and wrapt copy a function's names, but not its globals.
     """
     return type(function) is FunctionType and function.__globals__ is vars(module)
 
 
 def uvicorn_server() -> Any:
-    """The server of this process, which owns the handler of SIGTERM, or None."""
+    """The uvicorn server that handles SIGTERM in this process, or None."""
     return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 

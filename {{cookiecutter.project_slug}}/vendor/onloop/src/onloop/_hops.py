@@ -12,18 +12,18 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 
 from onloop import threads
 
-# They run tasks and threads; the frames around them did not cause the hop.
+# These packages run tasks and threads: frames outside of them did not cause the hop.
 RUNNERS = {"asyncio", "concurrent", "threading"}
 PACKAGES, CURRENT = f"{os.sep}site-packages{os.sep}", f"{os.getcwd()}{os.sep}"
 CALLS = [unwrap(cls.__call__).__code__ for cls in (SyncToAsync, AsyncToSync)]
-# One of the tool ids of sys.monitoring that Python leaves free.
+# A tool id that sys.monitoring reserves for nobody.
 MONITORING_ID = 4
 
 
 def what_is_called(wrapper: Any) -> str:
-    """What a SyncToAsync or an AsyncToSync calls, by its dotted name."""
+    """The dotted name of the function that a SyncToAsync or an AsyncToSync calls."""
     named = wrapper
-    # A SyncToAsync has the names of its function, which layers() would find slowly.
+    # A SyncToAsync copies the names of its function; finding it by layers() is slow.
     if "__qualname__" not in vars(wrapper):
         *_, called = layers(wrapper)
         named = called if hasattr(called, "__qualname__") else type(called)
@@ -32,7 +32,7 @@ def what_is_called(wrapper: Any) -> str:
 
 
 def layers(call: Any) -> Iterator[Any]:
-    """What is called, from the outermost wrapper to the innermost."""
+    """The wrappers of a call, from the outermost to the function itself."""
     while call is not None:
         yield call
         if isinstance(call, AsyncToSync):
@@ -56,9 +56,9 @@ def _line(file: str, number: int, function: str) -> str:
 
 
 def watch(on_hop: Callable[[str, str], None]) -> None:
-    """Call ``on_hop`` with what is called and from where, in the context of the call.
+    """Call ``on_hop(what, where)`` for each thread hop, in the context of the call.
 
-    On Python 3.11 only for calls to a request's thread.
+    On Python 3.11, only for calls that reach a request's thread.
     """
 
     def tell(*_: object) -> None:
@@ -89,7 +89,7 @@ def find_line(frame: FrameType | None) -> str:
             return line_of(frame)
         line = line or line_of(frame)
         if package == "onloop" or module.startswith("django.core.handlers."):
-            # The frames further out did not cause the hop.
+            # Frames further out did not cause the hop.
             break
         frame = frame.f_back
     return line

@@ -1,7 +1,7 @@
-"""One transaction for all threads of a database test.
+"""Share the transaction of a database test with all threads.
 
-pytest-django begins it in its own thread. The queries of an asynchronous test run in
-other threads, and with connections of their own these would commit.
+pytest-django begins it in its own thread. An asynchronous test makes its queries in
+other threads, which would commit them on connections of their own.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -21,8 +21,8 @@ from django.db.backends.signals import connection_created
 from django.db.transaction import Atomic
 from django.test import SimpleTestCase
 
-# Seconds to wait for another thread, which may itself wait for ever.
-PATIENCE = 5
+# Seconds to wait for another thread, which may itself wait forever.
+TURN_TIMEOUT = 5
 opened: set[BaseDatabaseWrapper] = set()
 
 
@@ -31,7 +31,7 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     result = yield
-    # What is added here runs before pytest-django's own teardown of the fixture.
+    # Finalizers that are added here run before pytest-django's own.
     if fixturedef.argname == "django_db_setup":
         connection_created.connect(record_connection)
         disconnect = partial(connection_created.disconnect, record_connection)
@@ -49,7 +49,7 @@ def pytest_fixture_setup(
 
 
 def share_connections() -> Callable[[], None]:
-    """Let all threads use this thread's connections; return what ends that."""
+    """Let all threads use this thread's connections; return a function that ends it."""
     shared = connections.all()
     depths = [(len(c.savepoint_ids), len(c.atomic_blocks)) for c in shared]
     turns = Turns()
@@ -65,7 +65,7 @@ def share_connections() -> Callable[[], None]:
     patch.setattr(connections, "_connections", storage)
 
     def end_sharing() -> None:
-        finish_calls(turns.give_up)
+        finish_calls(turns.release)
         with turns:
             patch.undo()
             for connection, (savepoints, blocks) in zip(shared, depths, strict=True):
@@ -73,8 +73,8 @@ def share_connections() -> Callable[[], None]:
                 with suppress(ValueError):
                     connection.execute_wrappers.remove(turns.execute)
                 if len(connection.atomic_blocks) > blocks:
-                    # A cancelled task left blocks open, and pytest-django would end
-                    # the innermost of them instead of its own.
+                    # A cancelled task did not leave its blocks, and pytest-django would
+                    # end the innermost of them instead of its own.
                     del connection.savepoint_ids[savepoints:]
                     del connection.atomic_blocks[blocks:]
 
@@ -90,21 +90,21 @@ class Turns:
     def __init__(self) -> None:
         self.thread = get_ident()
         self.lock = RLock()
-        self.patient = True
+        self.timed_out = False
 
     def __enter__(self) -> None:
-        # A block that waits for another thread, or never ends, holds up the test once:
-        # from then on nobody takes turns.
-        if self.patient and not self.lock.acquire(timeout=PATIENCE):
-            self.patient = False
+        # A block that waits for another thread, or never ends, delays the test only
+        # once: from then on, threads no longer take turns.
+        if not self.timed_out and not self.lock.acquire(timeout=TURN_TIMEOUT):
+            self.timed_out = True
 
     def __exit__(self, *exc_info: object) -> None:
-        # Nobody holds it, or another thread.
+        # After a timeout this thread does not hold it.
         with suppress(RuntimeError):
             self.lock.release()
 
-    def give_up(self) -> None:
-        """Leave the blocks that nobody will leave any more."""
+    def release(self) -> None:
+        """Release the lock for blocks that were never left."""
         with suppress(RuntimeError):
             while True:
                 self.lock.release()
@@ -114,12 +114,13 @@ class Turns:
             call()
 
     def execute(self, execute: Callable[..., Any], *args: Any) -> Any:
-        """For connection.execute_wrappers."""
+        """An execute wrapper."""
         context = args[-1]
         with self:
             if context["connection"].vendor != "sqlite" or get_ident() == self.thread:
                 return execute(*args)
-            # sqlite3 would keep the statement in progress during the turns of others.
+            # Unless all rows are fetched, the statement stays active in sqlite3 while
+            # other threads take their turns.
             cursor = context["cursor"]
             cursor.cursor = sqlite = getattr(cursor.cursor, "sqlite", cursor.cursor)
             execute(*args)
@@ -165,21 +166,21 @@ def record_connection(connection: BaseDatabaseWrapper, **kwargs: object) -> None
 
 
 def close_other_connections() -> None:
-    """Those of other threads: they keep the database from being flushed or dropped."""
+    """Close those of other threads, which would block flushing or dropping tables."""
     finish_calls(int)
     for connection in opened - set(connections.all(initialized_only=True)):
         connection.inc_thread_sharing()
-        # Its thread could not use it again if it were closed in a transaction.
+        # Closed within a transaction, it could not be used again by its thread.
         connection.in_atomic_block = False
-        # SQLite's own method leaves a database in memory open.
+        # SQLite's own close() leaves an in-memory database open.
         BaseDatabaseWrapper.close(connection)
         connection.dec_thread_sharing()
     opened.clear()
 
 
 def finish_calls(then: Callable[[], object]) -> None:
-    """Wait for the calls in asgiref's thread that the test does not await."""
+    """Wait for calls in asgiref's thread that the test did not await."""
     executor = SyncToAsync.single_thread_executor
-    # Without calls it has not started the thread.
+    # The executor has not started its thread if there was no call.
     if getattr(executor, "_threads", True):
-        wait([executor.submit(then)], timeout=PATIENCE)
+        wait([executor.submit(then)], timeout=TURN_TIMEOUT)

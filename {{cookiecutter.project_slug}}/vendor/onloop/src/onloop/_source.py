@@ -1,6 +1,6 @@
-"""What only the source of a middleware tells: whether it awaits get_response().
+"""Find out from a middleware's source whether it awaits get_response().
 
-Where the source cannot be found, it tells nothing.
+Without the source, no mistake is reported.
 """
 
 import ast
@@ -18,7 +18,7 @@ GET_RESPONSE = {"get_response", "self.get_response", "self._get_response"}
 
 
 def is_coroutine_only(middleware: Any) -> bool:
-    """Whether what serves a request is sure to be a coroutine function."""
+    """Whether a request is certainly served by a coroutine function."""
     if isinstance(middleware, type):
         return inspect.iscoroutinefunction(middleware.__call__)
     inner = inner_functions(middleware)
@@ -26,7 +26,7 @@ def is_coroutine_only(middleware: Any) -> bool:
 
 
 def is_synchronous(middleware: Any) -> bool:
-    """Whether it is sure to return a response where a coroutine is due."""
+    """Whether it certainly returns a response where Django awaits a coroutine."""
     if isinstance(middleware, type):
         call = middleware.__call__
         return not inspect.iscoroutinefunction(call) and returns_response(call)
@@ -37,7 +37,7 @@ def is_synchronous(middleware: Any) -> bool:
 
 
 def unawaited(middleware: Any) -> Iterator[tuple[str, str]]:
-    """The code that takes a coroutine for a response, and how it got that."""
+    """The code that uses a coroutine as a response, and the call that returned it."""
     if isinstance(middleware, type):
         functions = [parse(coroutine_of(middleware))]
     else:
@@ -62,7 +62,7 @@ def is_get_response(node: ast.AST) -> bool:
 
 
 def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """As they are evaluated; without those of nested functions."""
+    """The nodes in order of evaluation, without those of nested functions."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, Function | ast.Lambda | ast.ClassDef):
             yield from own_nodes(child)
@@ -70,7 +70,7 @@ def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def inner_functions(factory: Any) -> list[Function]:
-    """Those of a function-style middleware that may serve a request."""
+    """The functions within a middleware factory that may serve a request."""
     outer = parse(factory)
     return [
         node
@@ -88,7 +88,7 @@ def coroutine_of(cls: type) -> Any:
         return call
     for value in returned(parse(call)):
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-            # Of self, if need be through a cast.
+            # A method of self, perhaps within a cast().
             method = inspect.getattr_static(cls, value.func.attr, None)
             if inspect.iscoroutinefunction(method):
                 return method
@@ -96,7 +96,7 @@ def coroutine_of(cls: type) -> Any:
 
 
 def returned(function: Function | None) -> list[ast.expr | None]:
-    """What it returns, or what that was assigned from."""
+    """The expressions that it returns; instead of a name, what was assigned to it."""
     nodes = [*own_nodes(function)] if function else []
     assigned = {
         ast.unparse(target): node.value
@@ -109,19 +109,19 @@ def returned(function: Function | None) -> list[ast.expr | None]:
 
 
 def returns_response(call: Any) -> bool:
-    """Whether a plain __call__ surely returns a response rather than a coroutine."""
+    """Whether a plain __call__() certainly returns a response and no coroutine."""
     function = parse(call)
     values = [value for value in returned(function) if isinstance(value, ast.Call)]
     names = getattr(inspect.unwrap(call), "__globals__", {})
     responses = [value for value in values if is_response(value.func, names)]
     if len(responses) < sum(not is_get_response(value) for value in values):
-        # What the others return is not known.
+        # Nothing is known about what the other calls return.
         return False
     return bool(responses) or misuse(function) is not None
 
 
 def is_response(node: ast.expr, names: dict[str, Any]) -> bool:
-    """Whether it stands for a class of responses, perhaps as an attribute of a module
+    """Whether it names a response class, directly or as an attribute of a module
     (http.HttpResponse).
     """
     value = None
@@ -135,11 +135,11 @@ def is_response(node: ast.expr, names: dict[str, Any]) -> bool:
 
 
 def misuse(function: Function | None) -> tuple[str, str] | None:
-    """What takes get_response()'s coroutine for a response, and how that is called."""
+    """The code that uses get_response()'s coroutine as a response, and its function."""
     if function is None:
         return None
     is_async = isinstance(function, ast.AsyncFunctionDef)
-    # What was called for each name that holds one.
+    # By the name of the variable: the function whose coroutine it holds.
     coroutines: dict[str, str | None] = {}
     for node in own_nodes(function):
         value = getattr(node, "value", None)
@@ -149,7 +149,7 @@ def misuse(function: Function | None) -> tuple[str, str] | None:
         elif isinstance(value, ast.Call) and is_get_response(value):
             called = ast.unparse(value.func)
         reads = isinstance(node, ast.Attribute | ast.Subscript)
-        # Which a coroutine has too.
+        # A coroutine has a close() too.
         reads = reads and getattr(node, "attr", "") != "close"
         if called and (reads or (is_async and isinstance(node, ast.Return))):
             return ast.unparse(node), called

@@ -10,17 +10,17 @@ logger = logging.getLogger("onloop.asgi")
 
 
 def get_asgi_application() -> DjangoASGIHandler:
-    """Set Django up and return its ASGI handler, without needless threads.
+    """Set up Django and return an ASGI handler that uses threads only on demand.
 
-    On a version of Django or asgiref that onloop does not know, it is Django's own
-    handler, and a warning says so. Where an instrumentation has replaced Django's
-    function of this name, it is what that makes of the handler.
+    On a version of Django or asgiref that onloop does not support, return Django's own
+    handler and log a warning. If an instrumentation has replaced Django's function of
+    this name, return what the replacement makes of onloop's handler.
     """
     if _compat.PROBLEM:
         application = asgi.get_asgi_application()
         logger.warning(
-            "Django's own handler serves, with a thread for each request: onloop "
-            "needs an update, for %s",
+            "Serving with Django's own handler, which starts a thread for each "
+            "request: update onloop, because %s",
             _compat.PROBLEM,
         )
         return application
@@ -29,7 +29,7 @@ def get_asgi_application() -> DjangoASGIHandler:
     if _compat.defined_in(asgi.get_asgi_application, asgi):
         django.setup(set_prefix=False)
         return ASGIHandler()
-    # Django's own is somewhere in the other, and makes a handler of this name.
+    # The replacement calls Django's function, which looks up this name.
     vars(asgi).update(ASGIHandler=ASGIHandler)
     try:
         return asgi.get_asgi_application()

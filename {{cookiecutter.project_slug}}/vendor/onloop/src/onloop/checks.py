@@ -37,8 +37,8 @@ def check_coroutine_is_called_as_one(info: MiddlewareInfo) -> Iterator[CheckMess
         yield Error(
             f"'{info.path}' is a coroutine function, but Django calls it "
             "synchronously: every request fails.",
-            hint=f"Write {info.path} as `def`: Django awaits what it returns, and "
-            "not itself."
+            hint=f"Write {info.path} as `def`: Django awaits the middleware that it "
+            "returns, not the function itself."
             if iscoroutinefunction(info.middleware)
             else f"Decorate {info.path} with @async_only_middleware from "
             "django.utils.decorators."
@@ -70,8 +70,8 @@ def check_async_capable_is_true(info: MiddlewareInfo) -> Iterator[CheckMessage]:
             "takes the coroutine of get_response() for a response, or returns a "
             "response where Django awaits a coroutine.",
             hint=f"In {info.path}, write `async def` and `await` the call of "
-            "get_response(); or drop `async_capable` (and the decorator that sets "
-            "it), and each request waits for a thread to run it.",
+            "get_response(); or remove `async_capable` (and the decorator that sets "
+            "it): then each request waits for a thread to run it.",
             id="onloop.E004",
         )
 
@@ -125,8 +125,8 @@ def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
     chain = inspect_chain()
     return [
         Warning(
-            f"'{info.path}' observes requests, but not those that "
-            f"'{others[0].path}' answers, nor the time that it takes.",
+            f"'{info.path}' observes neither the requests that "
+            f"'{others[0].path}' answers nor the time that it takes.",
             hint=f"Move {info.path} to the top of MIDDLEWARE.",
             id="onloop.W003",
         )
@@ -137,7 +137,7 @@ def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_static_files_are_collected(**kwargs: Any) -> list[CheckMessage]:
-    # Here, because a server never needs it.
+    # Imported here, because a server does not need it.
     from django.contrib.staticfiles import storage
 
     # Only a storage with a manifest has hashed_files, which collectstatic fills.
@@ -170,7 +170,7 @@ def check_middlewares(**kwargs: Any) -> list[CheckMessage]:
 
 
 def is_unexpected(info: MiddlewareInfo) -> bool:
-    """Whether it must not leave the event loop, as nobody has allowed it to."""
+    """Whether SYNC_MIDDLEWARE does not allow it to leave the event loop."""
     allowed = getattr(settings, "SYNC_MIDDLEWARE", ())
     return info.error is None and info.path not in allowed
 
@@ -203,7 +203,7 @@ def is_marked(cls: type) -> bool:
 
 
 def marks(function: FunctionType, follow: bool = True) -> bool:
-    """Whether it marks something, or a function of its module that it calls does."""
+    """Whether the function, or one of its module that it calls, marks something."""
     used = names(function.__code__)
     called = [function.__globals__.get(name) for name in used]
     return bool(MARKS & used) or any(

@@ -51,45 +51,45 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 logger = logging.getLogger("onloop.handler")
 
-# Seconds that the requests which the server has cancelled have to come to their end.
+# Seconds that requests which the server has cancelled have to finish.
 END_TIMEOUT = 0.5
 # Seconds for the whole shutdown, which a server begins after its own graceful timeout.
 SHUTDOWN_TIMEOUT = 0.95
 EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
-# ThreadPool does the work of the database's receivers in each thread; finish() that of
-# the others.
-DJANGOS_RECEIVERS = [
+# ThreadPool does the work of the first two in each thread, finish_request() that of the
+# others.
+DJANGO_RECEIVERS = [
     *(reset_queries, close_old_connections),
     *(base.reset_urlconf, close_caches),
 ]
 
-# Instrumentations such as Sentry's replace these, perhaps before this is imported; then
-# Django's way is taken, in which theirs is.
+# Instrumentations such as Sentry replace these, perhaps before this module is imported.
+# Then the handler calls what they put there.
 CALL: Any = DjangoASGIHandler.__call__
 GET_RESPONSE: Any = DjangoASGIHandler.get_response_async
-DJANGOS_CALL = CALL if defined_in(CALL, asgi) else None
-DJANGOS_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
+DJANGO_CALL = CALL if defined_in(CALL, asgi) else None
+DJANGO_GET_RESPONSE = GET_RESPONSE if defined_in(GET_RESPONSE, base) else None
 
 
 class ASGIHandler(InliningHandler, DjangoASGIHandler):
-    # Not in __init__(), which a subclass need not call, and Django's own do not.
+    # Not in __init__(), which subclasses such as those in Django's tests do not call.
     @cached_property
     def threads(self) -> ThreadPool:
         return ThreadPool(getattr(settings, "REQUEST_THREADS", LIMIT))
 
     @cached_property
     def closing_threads(self) -> ThreadPool:
-        """One, for responses to close while requests have all others."""
+        """One extra thread that closes responses while all others are taken."""
         return ThreadPool(1, wait_seconds=None)
 
     @cached_property
     def pending_closes(self) -> set[asyncio.Future[None]]:
-        """Responses that a thread still closes."""
+        """Responses that are still being closed in a thread."""
         return set()
 
     @cached_property
     def running(self) -> set[Delivery]:
-        """Of the requests whose end was not told yet."""
+        """The deliveries of requests whose end has not been reported yet."""
         return set()
 
     @cached_property
@@ -114,7 +114,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
     ) -> None:
         if scope["type"] == "lifespan":
             await self.lifespan(receive, send)
-        elif scope["type"] == "http" and DjangoASGIHandler.__call__ is DJANGOS_CALL:
+        elif scope["type"] == "http" and DjangoASGIHandler.__call__ is DJANGO_CALL:
             await self.handle(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -133,9 +133,9 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
     async def startup(self) -> None:
         if os.environ.get("PYTHONASYNCIODEBUG"):
-            # uvicorn turns it off where Python is older than 3.12.
+            # uvicorn turns it off on Python 3.11.
             asyncio.get_running_loop().set_debug(True)
-        # What was imported stays: without it a collection takes some milliseconds less.
+        # Imported modules are never freed: a collection that skips them is faster.
         gc.collect()
         gc.freeze()
         onloop_logging.start()
@@ -146,13 +146,13 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         pools = (self.threads, self.closing_threads)
         ending = [asyncio.ensure_future(pool.shutdown()) for pool in pools]
         await self.end_requests(end)
-        left = max(0, end - time.monotonic())
-        await asyncio.wait([*ending, *self.pending_closes], timeout=left)
-        # Last, for it writes what was logged until now.
+        remaining = max(0, end - time.monotonic())
+        await asyncio.wait([*ending, *self.pending_closes], timeout=remaining)
+        # Last, so that what was logged until now is written.
         await onloop_logging.stop(start + SHUTDOWN_TIMEOUT - time.monotonic())
 
     async def end_requests(self, end: float) -> None:
-        """Let those that the server has just cancelled come to their end until then."""
+        """Wait until ``end`` for requests that the server has just cancelled."""
         await asyncio.sleep(0)
         while self.running and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -205,12 +205,12 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                         delivery.finished = True
                     completed = not delivery.client_disconnected
                 finally:
-                    # Before the thread, which may be busy until the server ends.
+                    # First, because closing may wait for a thread that hangs.
                     self.running.discard(delivery)
                     try:
                         delivery.close()
                     finally:
-                        await self.finish(thread, request, response, completed)
+                        await self.finish_request(thread, request, response, completed)
         except BaseException as exc:
             if reached_middleware:
                 raise
@@ -250,29 +250,28 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         return await super().read_body(replayed)
 
     def refuse(self, delivery: Delivery, refusal: Refusal) -> None:
-        """Let resolve_request() raise it, within the middlewares."""
+        """Let resolve_request() raise the refusal, inside the middleware chain."""
         delivery.refusal = refusal
         # Only from the first refusal on, so that other requests do not pay for it.
         vars(self)["resolve_request"] = self.resolve_or_refuse
 
     def late_body(self, scope: Mapping[str, Any]) -> LateBody:
-        late = LateBody(f"No whole request within {self.request_timeout:g} seconds")
+        late = LateBody(f"No complete request in {self.request_timeout:g} seconds")
         if scope["http_version"].startswith("1"):
-            # Or the server would take the rest of the body all the same.
+            # Otherwise the server would keep reading the body.
             late.headers = {"Connection": "close"}
         return late
 
-    async def finish(
+    async def finish_request(
         self,
         thread: RequestThread,
         request: ASGIRequest | None,
         response: Any,
         completed: bool,
     ) -> None:
-        """Called once for each request that got a request_started.
+        """Close the request and its response; called once after each request_started.
 
-        There is no ``request`` if it could not be parsed, and no ``response`` if none
-        was made.
+        ``request`` is None if it could not be parsed, ``response`` if there is none.
         """
         if response is None:
             # Closing it sends request_finished, and closes the request.
@@ -280,7 +279,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             response._handler_class = type(self)
             if request is not None:
                 response._resource_closers.append(request.close)
-        # Only a request that was cut short leaves a call behind that nobody awaits.
+        # Only a request that was cut short leaves a call that nobody awaits.
         needs_thread = thread.running or (not completed and thread.inside_async_to_sync)
         for closer in response._resource_closers:
             owner = getattr(closer, "__self__", None)
@@ -304,11 +303,11 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             if thread.inside_async_to_sync or thread.acquire():
                 await close(response)
             else:
-                # It neither waits for those that run nor is it refused.
+                # Closing can neither wait for other requests nor be refused.
                 with self.closing_threads.thread():
                     await close(response)
         except NoThread:
-            # None can be started.
+            # No thread can be started.
             response.close()
 
     def close_response(self, response: HttpResponseBase) -> None:
@@ -352,9 +351,9 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 await aclose()
 
     async def get_response_async(self, request: HttpRequest) -> Any:
-        if DjangoASGIHandler.get_response_async is not DJANGOS_GET_RESPONSE:
+        if DjangoASGIHandler.get_response_async is not DJANGO_GET_RESPONSE:
             return await super().get_response_async(request)
-        # Differs from Django's in that it may log without a thread.
+        # Unlike Django's method, this may log without a thread.
         set_urlconf(settings.ROOT_URLCONF)
         response = await self._middleware_chain(request)
         response._resource_closers.append(request.close)
@@ -393,17 +392,20 @@ async def receive_disconnect(receive: Receive) -> Mapping[str, Any]:
 
 
 def only_django_listens(signal: Signal, sender: type) -> bool:
-    """Then send() and asend() return at once too, until somebody connects."""
+    """Whether the signal has no receivers other than Django's.
+
+    If so, its send() and asend() return at once until another receiver connects.
+    """
     cache = signal.sender_receivers_cache
     if cache.get(sender) is NO_RECEIVERS:
         return True
     before = signal.receivers.copy()
     synchronous, asynchronous = signal._live_receivers(sender)
-    # Sentry wraps each, also Django's.
-    if asynchronous or any(unwrap(r) not in DJANGOS_RECEIVERS for r in synchronous):
+    # Sentry wraps each receiver, including Django's.
+    if asynchronous or any(unwrap(r) not in DJANGO_RECEIVERS for r in synchronous):
         return False
     with signal.lock:
-        # connect() and disconnect() clear it.
+        # connect() and disconnect() clear this.
         if signal.receivers == before:
             cache[sender] = NO_RECEIVERS
     return True

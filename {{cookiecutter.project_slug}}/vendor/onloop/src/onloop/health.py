@@ -1,4 +1,4 @@
-"""Health checks that block, for any number of probes."""
+"""Health checks that may block, for any number of probes."""
 
 import asyncio
 import logging
@@ -20,9 +20,9 @@ from django.utils.translation import gettext
 
 Check = Callable[[], str | None]
 
-# Seconds, less than a result is kept.
-TIMEOUT = 0.9
-KEPT = 1
+# Seconds after which a check has failed, and for which a result is reused.
+CHECK_TIMEOUT = 0.9
+RESULT_LIFETIME = 1
 # Seconds, because DIRS may contain a folder with far more than templates.
 TEMPLATES_TIMEOUT = 1
 
@@ -38,7 +38,7 @@ def database() -> str | None:
 
 
 def migrations() -> str | None:
-    """Look for unapplied migrations, which takes long where there are hundreds."""
+    """Look for unapplied migrations, which is slow if there are hundreds."""
     for connection in connections.all():
         executor = MigrationExecutor(connection)
         if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -67,14 +67,14 @@ def load_templates() -> None:
             for path in Path(root).rglob("*.html"):
                 if time.monotonic() > end:
                     return
-                # Packages bring some that need what is not installed.
+                # Templates of packages may need what is not installed.
                 with suppress(Exception):
                     engine.get_template(path.relative_to(root).as_posix())
 
 
 PRELOADED = {
     "translations": lambda: gettext("-"),
-    # Names for reverse() too, in the language of the settings.
+    # This includes the names for reverse(), in the language of the settings.
     "routes": lambda: get_resolver().reverse_dict,
     "templates": load_templates,
 }
@@ -102,14 +102,14 @@ class HealthCheck:
         checks = [*self.checks, *self.until_passed]
         if checks and now >= self.kept_until and not self.thread.is_alive():
             self.done: Future[None] = Future()
-            # A daemon: the process can end while a database does not answer.
+            # A daemon, so that the process can end while a database hangs.
             self.thread = Thread(
                 target=self.run, args=(checks,), name="health", daemon=True
             )
             self.thread.start()
-            self.late_at, self.kept_until = now + TIMEOUT, now + KEPT
-        if (left := self.late_at - now) > 0:
-            await asyncio.wait([asyncio.wrap_future(self.done)], timeout=left)
+            self.late_at, self.kept_until = now + CHECK_TIMEOUT, now + RESULT_LIFETIME
+        if (remaining := self.late_at - now) > 0:
+            await asyncio.wait([asyncio.wrap_future(self.done)], timeout=remaining)
         failed = self.failed
         return JsonResponse(
             {"status": "failed", "failed": failed} if failed else {"status": "ok"},
@@ -120,7 +120,7 @@ class HealthCheck:
     def run(self, checks: Sequence[Check]) -> None:
         for check in checks:
             name = check.__name__
-            self.failed = {name: f"no answer within {TIMEOUT:g} seconds"}
+            self.failed = {name: f"no answer within {CHECK_TIMEOUT:g} seconds"}
             try:
                 reason = cause = check()
             except Error as error:
@@ -128,7 +128,7 @@ class HealthCheck:
                 reason, cause = "it cannot be reached", str(error).strip()
             except Exception:
                 reason = cause = "it cannot be checked"
-                logger.exception("The check of the %s failed", name)
+                logger.exception("The %s check failed", name)
             if reason:
                 self.failed = {name: reason}
                 logger.warning("Not ready: %s: %s", name, cause)

@@ -1,15 +1,14 @@
-"""Django's own middleware on the event loop, wherever it does no I/O.
+"""Run Django's own middleware on the event loop wherever it does no I/O.
 
-Every MiddlewareMixin of Django's sends its hooks to a thread, because a subclass might
-block. What the hooks listed here do is known: each has a condition under which it does
-no I/O, and goes to the request's thread otherwise. Django's code runs either way, so
-the responses are the same.
+MiddlewareMixin runs its hooks in a thread, because those of a subclass might block. For
+each hook listed here, a condition tells when it does no I/O; otherwise it runs in the
+request's thread. Either way it is Django's code that runs, so responses are the same.
 
-Nothing of Django's is patched: the handler rearranges its own chain as it loads it.
+Nothing in Django is patched: the handler rearranges its own chain while it loads it.
 
-Not listed, and so in a thread as with Django's handler: the cache middlewares and
-CurrentSiteMiddleware (they read caches and the database), XViewMiddleware.
-RemoteUserMiddleware is asynchronous by itself.
+Not listed, and so run in a thread as with Django's handler: the cache middleware and
+CurrentSiteMiddleware (they read caches and the database), and XViewMiddleware.
+RemoteUserMiddleware is asynchronous itself.
 """
 
 import logging
@@ -57,7 +56,7 @@ def defined_by_django(cls: type, *names: str) -> bool:
     return all(module.get("__name__", "").startswith("django.") for module in found)
 
 
-# Conditions that take more than an expression.
+# The conditions that are too long for an expression.
 
 
 def session_starts_inline(middleware: Any, request: Any) -> bool:
@@ -65,10 +64,10 @@ def session_starts_inline(middleware: Any, request: Any) -> bool:
     if hasattr(store, "cache_key_prefix"):
         cache = settings.CACHES[settings.SESSION_CACHE_ALIAS]
         if not cache["BACKEND"].startswith("django.core.cache.backends."):
-            # Each request makes one, which may open files.
+            # Each request creates a cache object, which may open files.
             return False
     return defined_by_django(store, "__init__") and (
-        # The file engine looks for its folder once.
+        # The file-based engine looks up its folder only once.
         not hasattr(store, "_get_storage_path") or hasattr(store, "_storage_path")
     )
 
@@ -85,7 +84,7 @@ def session_needs_no_save(middleware: Any, request: Any, response: Any) -> bool:
     return (
         not saves
         or session.is_empty()
-        # Its storage is the cookie, and saving is signing.
+        # It is stored in the cookie, so saving it only signs it.
         or (
             type(session) is SignedCookieStore
             and defined_by_django(session.serializer, "dumps")
@@ -117,7 +116,7 @@ def is_small_or_streaming(middleware: Any, request: Any, response: Any) -> bool:
 
 
 def user_is_known(request: HttpRequest) -> bool:
-    """Whether looking at ``request.user`` reads neither session nor database."""
+    """Whether evaluating ``request.user`` reads neither session nor database."""
     user = vars(request).get("user")
     lazy = type(user) is SimpleLazyObject and vars(user).get("_setupfunc")
     if not lazy or lazy.__module__ != "django.contrib.auth.middleware":
@@ -146,13 +145,13 @@ def login_required(middleware: Any, method: Callable[..., Any]) -> ViewHook:
 
 
 def csrf(middleware: Any, method: Callable[..., Any]) -> ViewHook:
-    # Of Django's class, by which an instrumentation names it.
+    # An instance of Django's own class, by whose name instrumentations report it.
     checking: Any = CsrfViewMiddleware(middleware.get_response)
     checking._reject = lambda request, reason: reason
-    # The page that says so is rendered, by a view of the project.
+    # Rejecting a request renders a page, perhaps by a view of the project.
     reject = sync_to_async(middleware._reject)
     in_thread = sync_to_async(method)
-    # An instrumentation's wrapper around the method is not passed by.
+    # An instrumentation's wrapper around the method must not be bypassed.
     is_wrapped = type(method) is not MethodType
 
     async def process_view(request: HttpRequest, callback: Any, *args: Any) -> Any:
@@ -182,7 +181,7 @@ def csrf_check_is_inline(request: HttpRequest) -> bool:
 class Hooks(NamedTuple):
     """Conditions under which a hook does no I/O; None where there is no hook.
 
-    Each is asked on the loop just before its hook runs.
+    Each is evaluated on the loop, just before its hook runs.
     """
 
     process_request: Callable[..., bool] | None = None
@@ -251,7 +250,7 @@ HOOKS = {
 
 
 def hooks_of(cls: Any) -> Hooks | None:
-    """None unless the class is Django's as known here: synchronous, unpatched."""
+    """The conditions for one of Django's classes; None if it is unknown or changed."""
     hooks = HOOKS.get(f"{cls.__module__}.{cls.__qualname__}")
     if hooks is None:
         return None
@@ -266,10 +265,10 @@ def hooks_of(cls: Any) -> Hooks | None:
     return hooks if is_stock else None
 
 
-def call_is_djangos() -> bool:
-    """Whether nobody is to be told of each ``MiddlewareMixin.__call__()``.
+def mixin_is_original() -> bool:
+    """Whether no instrumentation observes ``MiddlewareMixin.__call__()``.
 
-    ddtrace replaces the code of the function and not the function.
+    ddtrace replaces the code of the function, not the function.
     """
     call = MiddlewareMixin.__call__
     return defined_in(call, deprecation) and "__acall__" in call.__code__.co_names
@@ -282,17 +281,17 @@ Step = tuple[Any, Callable[..., bool] | None, Callable[..., bool] | None]
 async def _nothing(request: HttpRequest) -> Any: ...
 
 
-# Of the coroutine that Django puts around each middleware.
+# The code of the coroutine function that Django puts around each middleware.
 CONVERTS_EXCEPTIONS = exception.convert_exception_to_response(_nothing).__code__
 
 
 def run_steps(steps: list[Step], converts: bool) -> Callable[..., Awaitable[Any]]:
-    """One coroutine for all of them, instead of three for each.
+    """Run the hooks of all steps in one coroutine, instead of three for each.
 
-    ``converts``: it also makes responses of the exceptions of the first.
+    With ``converts``, it also converts the exceptions of the first step to responses.
     """
     get_response = steps[-1][0].get_response
-    # Whether there is one more than there are steps around, to make a response.
+    # One more layer that converts exceptions, around the first step.
     more = int(converts)
 
     async def run(request: HttpRequest) -> Any:
@@ -312,8 +311,8 @@ def run_steps(steps: list[Step], converts: bool) -> Callable[..., Awaitable[Any]
             else:
                 response = await get_response(request)
         except Exception as exc:  # noqa: BLE001
-            response, left = await response_of(request, exc, entered - 1 + more)
-            entered = left - more
+            response, remaining = await response_of(request, exc, entered - 1 + more)
+            entered = remaining - more
         while entered:
             entered -= 1
             middleware, _, is_inline = steps[entered]
@@ -328,8 +327,8 @@ def run_steps(steps: list[Step], converts: bool) -> Callable[..., Awaitable[Any]
                     hook = sync_to_async(middleware.process_response)
                     response = await hook(request, response)
             except Exception as exc:  # noqa: BLE001
-                response, left = await response_of(request, exc, entered + more)
-                entered = left - more
+                response, remaining = await response_of(request, exc, entered + more)
+                entered = remaining - more
         return response
 
     run.inlined_steps = steps  # type: ignore[attr-defined]
@@ -343,8 +342,10 @@ RUN_CODE = run_steps([(_view, None, None)], converts=False).__code__
 async def response_of(
     request: HttpRequest, exc: Exception, around: int
 ) -> tuple[Any, int]:
-    """Called where ``exc`` was caught, with so many steps around: as in Django, each
-    makes a response of what the one inside of it could not. Gives how many are left.
+    """Convert ``exc``, which was caught inside ``around`` steps, to a response.
+
+    As in Django, each step converts an exception that the conversion inside it raised.
+    Also return how many steps remain around the response.
     """
     if not around:
         raise exc
@@ -364,12 +365,12 @@ async def convert(request: HttpRequest, exc: Exception) -> Any:
 
 
 def refuse(request: HttpRequest, exc: Refusal) -> HttpResponse:
-    """On the loop: that there is no thread may be the reason."""
+    """Answer on the loop, because the lack of a thread may be the reason."""
     response = HttpResponse(status=exc.status, content_type="text/plain")
     response.content = f"{response.reason_phrase}\n"
     name = f"handler{exc.status}"
     try:
-        # Django's resolve_error_handler() knows no handler that Django has not itself.
+        # Django's resolve_error_handler() knows only the statuses that Django handles.
         urlconf = get_resolver(get_urlconf()).urlconf_module
         if handler := getattr(urlconf, name, None):
             page = get_callable(handler)(request, exception=exc)
@@ -390,7 +391,7 @@ def refuse(request: HttpRequest, exc: Refusal) -> HttpResponse:
 def convert_exceptions(
     get_response: Callable[..., Awaitable[Any]],
 ) -> Callable[..., Awaitable[Any]]:
-    """As Django's convert_exception_to_response(), which knows no Refusal."""
+    """Like Django's convert_exception_to_response(), but convert a Refusal too."""
 
     @wraps(get_response)
     async def inner(request: HttpRequest) -> Any:
@@ -406,7 +407,7 @@ CONVERT_CODE = convert_exceptions(_nothing).__code__
 
 
 def load_catalogs() -> None:
-    """Of the project's own languages, so that no request has to."""
+    """Load those of the project's own languages, so that no request has to."""
     if settings.is_overridden("LANGUAGES"):  # type: ignore[misc]
         for code, _ in settings.LANGUAGES:
             trans_real.check_for_language(code)
@@ -417,7 +418,7 @@ class InliningHandler(BaseHandler):
     _middleware_chain: Any
 
     def load_middleware(self, is_async: bool = False) -> None:
-        # Outermost first: process_abort() of those that have one.
+        # The process_abort() methods of the chain, outermost first.
         self.abort_hooks: list[Callable[..., None]] = []
         super().load_middleware(is_async)
         if is_async and not is_code(self._middleware_chain, RUN_CODE, CONVERT_CODE):
@@ -432,7 +433,7 @@ class InliningHandler(BaseHandler):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Django calls it with each link of the chain before it makes the next one."""
+        """Django calls this with each link of the chain, before it creates the next."""
         if method_is_async:
             link = method
             if is_code(link, CONVERTS_EXCEPTIONS):
@@ -441,17 +442,17 @@ class InliningHandler(BaseHandler):
                 if hooks := hooks_of(type(middleware)):
                     if hooks.process_request is catalogs_loaded:
                         load_catalogs()
-                    # Its own step, and those of the inlined ones right behind it.
+                    # Its own step, and those of the inlined links directly inside it.
                     behind = getattr(middleware.get_response, "inlined_steps", ())
-                    is_link = middleware is link.__wrapped__ and call_is_djangos()
+                    is_link = middleware is link.__wrapped__ and mixin_is_original()
                     run = run_steps([(middleware, *hooks[:2]), *behind], is_link)
                     if is_link:
                         method = run
                     else:
-                        # Under the name by which an instrumentation tells of it.
+                        # Under the name that an instrumentation reports.
                         middleware.__acall__ = update_wrapper(run, middleware.__acall__)
                 hook = getattr(middleware, "process_abort", None)
-                # It comes again when the one around it raises MiddlewareNotUsed.
+                # Django calls again if the link around it raises MiddlewareNotUsed.
                 if hook is not None and hook not in self.abort_hooks:
                     self.abort_hooks.insert(0, hook)
         elif is_async and getattr(method, "__name__", "") == "process_view":
@@ -465,13 +466,13 @@ class InliningHandler(BaseHandler):
 
 
 def is_code(function: object, *codes: CodeType) -> bool:
-    """Whether it is a function of this code, and nobody's wrapper around it."""
+    """Whether it is a function with one of these codes, and not a wrapper of one."""
     return type(function) is FunctionType and function.__code__ in codes
 
 
 def middlewares_of(link: Any) -> Iterator[Any]:
-    """The middleware in a link of the chain, and what an instrumentation's own (such
-    as Sentry's) wraps.
+    """The middleware in a link of the chain, and those that it wraps if it belongs to
+    an instrumentation (such as Sentry).
     """
     if getattr(link, "__code__", None) is not CONVERTS_EXCEPTIONS:
         return

@@ -1,4 +1,4 @@
-"""How often a request leaves the event loop, and for which middleware: by making one.
+"""Serve a request, and count how often each middleware leaves the event loop.
 
 A thread hop is one call through sync_to_async() or async_to_sync().
 """
@@ -22,7 +22,7 @@ from onloop._hops import RUNNERS, layers, line_of, what_is_called
 from onloop.handler import ASGIHandler
 from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
-# By which name the code around a middleware knows it; its own methods say "self".
+# The variable for the middleware in code around it; in its own methods it is "self".
 NAMES = {
     CONVERTS_EXCEPTIONS: "get_response",
     CONVERT_CODE: "get_response",
@@ -32,7 +32,7 @@ NAMES = {
 
 
 class ThreadHop(NamedTuple):
-    # As in settings.MIDDLEWARE; None is the view, or what Django does around it all.
+    # As in settings.MIDDLEWARE; None for the view, and for Django's code around it all.
     middleware: str | None
     what: str
     where: str
@@ -49,43 +49,43 @@ class Measurement(NamedTuple):
     status: int | None
     thread_hops: list[ThreadHop]
     middleware: list[MeasuredMiddleware]
-    # Of the view, and of what Django does around it all.
+    # The hops of the view, and of Django's code around it all.
     other: list[ThreadHop]
 
 
-class Link(NamedTuple):
+class ChainEntry(NamedTuple):
     path: str | None
     middleware: Any
     is_async: bool
-    # Of the one because of which Django calls it in a thread.
+    # The path of the middleware because of which Django calls this one in a thread.
     thread_path: str | None
 
 
 class MeasuredHandler(ASGIHandler):
     def load_middleware(self, is_async: bool = False) -> None:
         # Innermost first: nothing, the view, the middlewares.
-        self.links = [Link(None, object(), is_async, None)]
+        self.chain = [ChainEntry(None, object(), is_async, None)]
         self._path: str | None = None
         super().load_middleware(is_async)
 
     def adapt_method_mode(
         self, is_async: bool, method: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        # Before each middleware is made, with what that will call; and at last with the
-        # outermost. It is the same again when a middleware raised MiddlewareNotUsed.
+        # Called before each middleware is created, with the one that it will call, and
+        # finally with the outermost; again with the same one after MiddlewareNotUsed.
         if args:
-            inner, middleware = self.links[-1], method.__wrapped__
+            inner, middleware = self.chain[-1], method.__wrapped__
             if middleware is not inner.middleware:
                 # Synchronous neighbours share a thread, because of the innermost.
                 path = self._path if inner.is_async else inner.thread_path
-                self.links.append(Link(self._path, middleware, args[0], path))
+                self.chain.append(ChainEntry(self._path, middleware, args[0], path))
             self._path = kwargs.get("name", "").removeprefix("middleware ")
         return super().adapt_method_mode(is_async, method, *args, **kwargs)
 
 
 async def measure(path: str = "/") -> Measurement:
     """Serve a GET of the path, which may have a query string, and count its hops."""
-    # Not on the loop, for middlewares may read files when they are made.
+    # Not on the loop, because middleware may read files when it is created.
     handler = await asyncio.to_thread(MeasuredHandler)
     status: int | None = None
     messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
@@ -95,15 +95,15 @@ async def measure(path: str = "/") -> Measurement:
         nonlocal status
         status = message.get("status", status)
         if message.get("body") and message.get("more_body"):
-            # A stream, which might have no end.
+            # A stream, which may never end.
             messages.put_nowait({"type": "http.disconnect"})
 
     try:
-        with count_thread_hops(handler.links) as hops:
+        with count_thread_hops(handler.chain) as hops:
             await handler(scope_of(path), messages.get, send)
     finally:
         await handler.threads.shutdown()
-    used = {link.path for link in handler.links}
+    used = {entry.path for entry in handler.chain}
     middleware = [
         MeasuredMiddleware(
             info.path,
@@ -132,13 +132,13 @@ def scope_of(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def count_thread_hops(links: Sequence[Link] = ()) -> Iterator[list[ThreadHop]]:
-    """Gives the hops that the process makes during the block."""
+def count_thread_hops(chain: Sequence[ChainEntry] = ()) -> Iterator[list[ThreadHop]]:
+    """Give a list to which each thread hop of the process is added in the block."""
     hops: list[ThreadHop] = []
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            hops.append(describe(self, links))
+            hops.append(describe(self, chain))
             return call(self, *args, **kwargs)
 
         return __call__
@@ -150,27 +150,27 @@ def count_thread_hops(links: Sequence[Link] = ()) -> Iterator[list[ThreadHop]]:
         yield hops
 
 
-def describe(wrapper: Any, links: Sequence[Link]) -> ThreadHop:
+def describe(wrapper: Any, chain: Sequence[ChainEntry]) -> ThreadHop:
     called = list(layers(wrapper))
-    caller, where = find_caller(links)
-    owner = find([getattr(call, "__self__", None) for call in called], links) or caller
+    caller, where = find_caller(chain)
+    owner = find([getattr(call, "__self__", None) for call in called], chain) or caller
     path = owner and owner.path
-    if not isinstance(wrapper, AsyncToSync) and (link := find(called, links)):
-        path = link.thread_path
+    if not isinstance(wrapper, AsyncToSync) and (entry := find(called, chain)):
+        path = entry.thread_path
     return ThreadHop(path, what_is_called(wrapper), where)
 
 
-def find(objects: Sequence[Any], links: Sequence[Link]) -> Link | None:
-    found = (link for link in links if any(link.middleware is o for o in objects))
+def find(objects: Sequence[Any], chain: Sequence[ChainEntry]) -> ChainEntry | None:
+    found = (entry for entry in chain if any(entry.middleware is o for o in objects))
     return next(found, None)
 
 
-def find_caller(links: Sequence[Link]) -> tuple[Link | None, str]:
-    """The middleware at work, if it is one, and the line that calls."""
+def find_caller(chain: Sequence[ChainEntry]) -> tuple[ChainEntry | None, str]:
+    """The middleware that makes the call, if one does, and the line of the call."""
     frame: FrameType | None = sys._getframe(3)
-    link = None
+    entry = None
     where = in_django = ""
-    while frame is not None and link is None:
+    while frame is not None and entry is None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]
         if package in RUNNERS:
             break
@@ -181,6 +181,6 @@ def find_caller(links: Sequence[Link]) -> tuple[Link | None, str]:
         this = frame.f_locals.get(NAMES.get(frame.f_code, "self"))
         if isinstance(getattr(this, "__self__", this), BaseHandler):
             break
-        link = find([this], links)
+        entry = find([this], chain)
         frame = frame.f_back
-    return link, where or in_django
+    return entry, where or in_django

@@ -24,10 +24,10 @@ logger = logging.getLogger("onloop.outcome")
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-# In the ASGI scope: what the handler knows and the middleware does not.
+# The key in the ASGI scope of what the handler knows and the middleware does not.
 SCOPE_KEY = "onloop.delivery"
 
-# Called for each request that begins, once onloop.panel is in a URLconf.
+# Called when a request begins; set once onloop.panel is in a URLconf.
 start_trace: Callable[[], Any] | None = None
 
 
@@ -63,25 +63,25 @@ class LateBody(Refusal):
 
 
 class Delivery:
-    """What the handler knows of a request, and whom it tells of the end."""
+    """What the handler knows about a request, and the observers of its end."""
 
-    # Seconds until the body had arrived, or REQUEST_TIMEOUT was over.
+    # Seconds until the body had arrived, or REQUEST_TIMEOUT had passed.
     upload = 0.0
-    # What the innermost of the middleware chain is to raise.
+    # To be raised inside the middleware chain, instead of calling the view.
     refusal: Refusal | None = None
     client_disconnected = False
     is_head = False
     # A tracer around the handler closes the request's trace with the last message.
     is_traced = False
     headers: Iterable[tuple[bytes, bytes]] = ()
-    # The server accepted status and headers; and all of the response.
+    # Whether the server accepted status and headers, and all of the response.
     started = finished = False
-    # The request is, finished or not.
+    # Whether the request has ended, and whether its response could not be sent.
     over = failed = False
-    # Of all but the last message.
+    # In all messages but the last.
     bytes_sent = 0
     first_byte: float | None = None
-    # Until they are told, for they lead back to the request.
+    # Removed once they are notified, because they refer back to the request.
     observers: "tuple[observe, ...]" = ()
 
     def end(self, response: HttpResponseBase, made: float, is_head: bool) -> RequestEnd:
@@ -109,11 +109,11 @@ class Delivery:
 
     @property
     def cut_short_by(self) -> str:
-        """Why a request that nobody finished was cancelled."""
+        """Why a request was cancelled before it was finished."""
         return "disconnected" if self.client_disconnected else "cancelled"
 
     def close(self) -> None:
-        """Tell the observers, each in the context in which its block ended."""
+        """Notify the observers, each in the context in which its block ended."""
         self.over = True
         if not self.finished:
             task = asyncio.current_task()
@@ -124,7 +124,7 @@ class Delivery:
             observer.context.run(observer.tell)
 
     def abandon(self) -> None:
-        """Tell the observers of a request that does not come to its end."""
+        """Notify the observers of a request that goes on after the shutdown."""
         observers, self.observers = self.observers, ()
         for observer in observers:
             observer.context.run(observer.tell, abandoned=True)
@@ -142,9 +142,9 @@ class Delivery:
         return observed_send
 
     def _tell_before_last(self, message: Mapping[str, Any]) -> None:
-        """Tell the end while the tracer still knows the request.
+        """Report the end while the request's trace is still open.
 
-        Not so if the server is going to refuse the message, or the client has left.
+        Not if the server is going to refuse the message, or the client disconnected.
         """
         size = self.bytes_sent + len(message.get("body", b""))
         if not self.client_disconnected and self.is_announced(size):
@@ -152,7 +152,7 @@ class Delivery:
             self.close()
 
     def is_announced(self, size: int) -> bool:
-        """Whether Content-Length says no other size."""
+        """Whether Content-Length, if there is one, agrees with the size."""
         for name, value in self.headers:
             if len(name) == 14 and name.lower() == b"content-length":
                 return self.is_head or value == b"%d" % size
@@ -169,11 +169,11 @@ class Delivery:
         if body := message.get("body"):
             self.first_byte = self.first_byte or time.perf_counter()
             self.bytes_sent += len(body)
-        # A server sends to a client that disconnected without waiting: give the watcher
-        # a chance to hear of it.
+        # Sending to a disconnected client does not wait, so let the watcher run to find
+        # out that it is.
         await asyncio.sleep(0)
         if self.client_disconnected:
-            # A stream that caught the cancellation goes on.
+            # The stream caught the cancellation and went on.
             raise asyncio.CancelledError
 
 
@@ -200,7 +200,7 @@ def send_last(
 
 
 def call(on_end: Callable[[RequestEnd], None], end: RequestEnd) -> None:
-    """Let no error of an observer hide how the request ends."""
+    """Call an observer. Its errors must not hide how the request ended."""
     try:
         on_end(end)
     except Exception:
@@ -214,7 +214,7 @@ def is_cancelled(exc: BaseException) -> bool:
 
 
 def delivery_of(request: HttpRequest) -> Delivery | None:
-    # Neither Django's own handler nor its test clients keep one.
+    # Neither Django's own handler nor its test clients create one.
     scope = getattr(request, "scope", None)
     return scope and scope.get(SCOPE_KEY)
 
@@ -251,14 +251,14 @@ def request_fields(
 
 
 class observe:
-    """Learn how a request ended, and what became of its response.
+    """Observe how a request ends, and whether its response is sent.
 
         with observe(request, on_end) as observation:
             response = observation.response = await self.get_response(request)
 
     ``on_end`` is called once with a RequestEnd, synchronously and in the request's
-    context: when the response was sent or nobody sends it any more, or when the block
-    ends without one. Exceptions pass through, CancelledError too.
+    context: when the response has been sent or cannot be, or when the block ends
+    without one. Exceptions propagate, including CancelledError.
     """
 
     response: HttpResponseBase | None = None
@@ -285,14 +285,14 @@ class observe:
         if exc is not None:
             self._tell(self._end_by(exc))
         elif delivery is not None and delivery.client_disconnected:
-            # A view that went on all the same: nobody gets its response.
+            # The view ignored the disconnect: nobody receives its response.
             self._tell(delivery.end_before_response())
         elif response is None:
             self._on_end = None
         elif delivery is not None:
-            # The handler tells the end, unless a task outlives its request.
+            # The handler reports the end, unless this task has outlived its request.
             self.made = time.perf_counter()
-            # In it an instrumentation around the observer still knows the request.
+            # In this context, instrumentations around the observer know the request.
             self.context = copy_context()
             if delivery.over:
                 self.tell()
@@ -307,7 +307,7 @@ class observe:
         if self._delivery is not None:
             return self._delivery.end_before_response(exc)
         if is_cancelled(exc):
-            # That the client disconnected is likelier.
+            # Most likely the client disconnected.
             return RequestEnd("disconnected", 499, time.perf_counter())
         return RequestEnd("failed", 500, time.perf_counter())
 
@@ -319,7 +319,7 @@ class observe:
             self._tell(self._delivery.end_before_response())
 
     def _tell(self, end: RequestEnd) -> None:
-        """The first call counts."""
+        """Only the first call has an effect."""
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             call(on_end, end)
@@ -328,7 +328,7 @@ class observe:
 class ObservedContent:
     """The content of a stream that Django's own handler or test client sends.
 
-    Django calls close() when it is over.
+    Django calls close() at its end.
     """
 
     finished = failed = False
@@ -345,7 +345,7 @@ class ObservedContent:
         self.content: Any = (
             vars(response).get("_iterator") or response.streaming_content
         )
-        # Not the response itself, which leads here.
+        # Not the response itself, which refers to this object.
         self.charset = response.charset
         self.status = response.status_code
         self.length = response.headers.get("Content-Length")
@@ -355,12 +355,12 @@ class ObservedContent:
         self.on_end = on_end
 
     def __del__(self) -> None:
-        # Nobody closes a response that another middleware replaced by its own.
+        # Nobody closes a response that another middleware has replaced.
         self.finished = True
         self.close()
 
     def close(self) -> None:
-        """The first call counts."""
+        """Only the first call has an effect."""
         on_end, self.on_end = self.on_end, None
         if on_end is None:
             return
@@ -381,7 +381,7 @@ class ObservedContent:
         self, exc_type: object, exc: BaseException | None, traceback: object
     ) -> None:
         self.finished = exc is None
-        # Django's handler, too, raises these to cut a stream off.
+        # Django's handler, too, raises these in a stream that it ends early.
         cut_off = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
         self.failed = exc is not None and not cut_off
         if exc is not None:
@@ -409,7 +409,7 @@ class AsyncContent(ObservedContent):
                 async for part in self.content:
                     yield self._count(part)
             finally:
-                # Or the garbage collector would, later and in another task.
+                # Otherwise the garbage collector does, later and in another task.
                 if hasattr(self.content, "aclose"):
                     await self.content.aclose()
 
@@ -436,7 +436,7 @@ class DisconnectWatcher:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        # A request that never waits is over before the listener would start.
+        # A request that never waits ends before the listener starts.
         self._start = asyncio.get_running_loop().call_soon(self._start_listener)
         return self
 

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for entry in config.getini("may_block"):
         path, _, function = entry.rpartition(":")
-        # As in <module> and <lambda>.
+        # <module> and <lambda> are valid names here.
         if not path.endswith(".py") or not function.strip("<>").isidentifier():
             raise pytest.UsageError(
                 f'may_block: "{entry}" is not of the form "path.py:function".'

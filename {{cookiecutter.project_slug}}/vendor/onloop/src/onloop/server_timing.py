@@ -31,7 +31,7 @@ class Metrics:
         self.entries.append(entry)
 
     def send(self, response: HttpResponseBase, seconds: float) -> None:
-        """`app` is the whole request; entries of the view come first."""
+        """Set the header: entries of the view first, `app` (the whole request) last."""
         if self.queries:
             plural = "query" if self.queries == 1 else "queries"
             self.add("db", self.database_seconds, f"{self.queries} {plural}")
@@ -48,18 +48,19 @@ def collect() -> Metrics:
 
 
 def current() -> Metrics | None:
-    """Of the latest collect() in this context."""
+    """The metrics of the latest collect() in this context."""
     return _current.get()
 
 
 @contextmanager
 def span(name: str, description: str = "") -> Iterator[None]:
-    """Measure a block for Server-Timing, when it is sent: `with span("cache"): ...`.
+    """Measure a block for Server-Timing, if it is sent: `with span("cache"): ...`.
 
-    The name is a token of RFC 9110, the description printable ASCII: ValueError.
+    Raises ValueError unless the name is a token (RFC 9110), and the description
+    printable ASCII.
     """
     if not _is_token(name):
-        raise ValueError(f"{name!r} is no metric name: it must be a token (RFC 9110)")
+        raise ValueError(f"{name!r} is not a metric name: use a token (RFC 9110)")
     if not (description.isascii() and description.isprintable()):
         raise ValueError(f"{description!r} must be printable ASCII")
     start = time.perf_counter()
@@ -71,7 +72,7 @@ def span(name: str, description: str = "") -> Iterator[None]:
 
 
 def watch_queries() -> None:
-    """Count the queries of each request, in whatever thread; may be called again."""
+    """Count the queries of each request in any thread; may be called repeatedly."""
     connection_created.connect(watch_connection)
     for connection in connections.all(initialized_only=True):
         watch_connection(connection=connection)

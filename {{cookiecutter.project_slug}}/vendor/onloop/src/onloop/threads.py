@@ -31,16 +31,16 @@ from onloop.outcome import Refusal
 
 logger = logging.getLogger("onloop.threads")
 
-# Of REQUEST_THREADS. Each can hold an open database connection, so a server's limit
-# divides by this and the workers.
+# The default of REQUEST_THREADS. Each thread of each worker process can hold a database
+# connection, so their product must not exceed the database's limit.
 LIMIT = 40
 # Seconds that a request waits for a thread.
 WAIT = 10.0
-# Seconds that threads have to come to their end with the server, and with the process.
+# Seconds that threads have to finish when the server stops, and when the process exits.
 SHUTDOWN = 0.3
 # Seconds between two warnings that streams hold threads.
 WARNING_INTERVAL = 60
-# Called with each call to a request's thread.
+# Called for each call to a request's thread.
 on_submit: Callable[[], None] | None = None
 
 
@@ -73,15 +73,15 @@ def acquire_thread() -> Iterator[None]:
 
 
 class Worker:
-    """A thread that makes one call after another, until None."""
+    """A thread that makes calls one after another, until it gets None."""
 
-    # Instead of a ThreadPoolExecutor of one, whose futures, locks and semaphore take
-    # as long as all else that the call of a small view needs.
+    # A ThreadPoolExecutor with one worker needs as long for its futures, locks and
+    # semaphore as the rest of a call to a small view takes.
 
-    # No call of its request was made yet.
+    # Whether the call that comes is the first of its request.
     needs_reset = False
-    # Of its connections, when its last call ended: whether there is something to close
-    # or to reset, whether something was begun and not ended, and when one gets too old.
+    # Its connections after its last call: whether any must be closed or reset, whether
+    # a block or transaction is open, and when the first gets too old.
     needs_cleaning = False
     is_unfinished = False
     close_at = math.inf
@@ -92,12 +92,12 @@ class Worker:
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = calls.put
         self.resets_connections = pool.resets_connections
-        # A daemon, or the interpreter would wait for it before it asks join_all().
+        # A daemon, because the interpreter waits for others before it calls join_all().
         self.thread = Thread(
             target=work, args=(calls, ref(self), ref(pool)), name="request", daemon=True
         )
-        # In no request's context: Sentry would give each later request's records in
-        # this thread the user of the first.
+        # In an empty context: otherwise Sentry would give the records of each later
+        # request in this thread the user of the first.
         Context().run(self.thread.start)
         workers[self.thread] = self.put
 
@@ -125,8 +125,8 @@ class Worker:
             try:
                 clean(connection, self.resets_connections)
             except Exception:
-                logger.exception("A connection could not be cleaned, and is given up")
-                give_up(connection)
+                logger.exception("A connection could not be cleaned and is discarded")
+                discard(connection)
         self.connections = list(own_connections())
         self.look_at_connections()
 
@@ -147,7 +147,7 @@ def work(
         try:
             call()
         except Exception:
-            logger.exception("A call in a thread of a request failed")
+            logger.exception("A call in a request's thread failed")
         del call
 
 
@@ -159,7 +159,7 @@ def seconds_until_too_old(worker: Worker | None) -> float | None:
 
 def close_too_old(worker: Worker | None, pool: "ThreadPool | None") -> None:
     if worker is not None and pool is not None:
-        # Looked at again after the next call, if it is not idle.
+        # If it is not idle, the age is checked again after the next call.
         worker.close_at = math.inf
         pool.clean_idle(worker)
 
@@ -169,7 +169,7 @@ workers: WeakKeyDictionary[Thread, Callable[[None], None]] = WeakKeyDictionary()
 
 @atexit.register
 def join_all() -> None:
-    """Let calls that still run come to their end before the interpreter's."""
+    """Wait for running calls, for a limited time, before the interpreter exits."""
     ending = list(workers.items())
     for _, put in ending:
         put(None)
@@ -190,14 +190,14 @@ def thread_usage() -> tuple[int, int]:
 class ThreadPool:
     """At most ``limit`` threads; further requests wait for one, in order.
 
-    For ``wait_seconds`` each, or as long as it takes.
+    Each waits for ``wait_seconds`` at most, or without a limit if that is None.
     """
 
     def __init__(self, limit: int = LIMIT, wait_seconds: float | None = WAIT) -> None:
         self.limit = limit
         self.wait_seconds = wait_seconds
         self.resets_connections = getattr(settings, "REQUEST_CONNECTION_RESET", False)
-        # Of its threads and the waiting requests: threads change them too.
+        # For the threads and the waiting requests, which threads change too.
         self._lock = Lock()
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
@@ -211,7 +211,7 @@ class ThreadPool:
         return RequestThread(self)
 
     def acquire(self, waiter: "RequestThread | None" = None) -> Worker | None:
-        """None if all are taken; then the waiter is handed the next one."""
+        """Return a thread; or None if all are taken, and the waiter gets the next."""
         with self._lock:
             if self._idle:
                 # The thread last used is the likeliest to have a live connection.
@@ -230,14 +230,14 @@ class ThreadPool:
         return worker
 
     def leave(self, waiter: "RequestThread") -> bool:
-        """Whether it still waited."""
+        """Stop waiting; return whether it still was."""
         with self._lock:
             return self._waiting.pop(waiter, self) is None
 
     def release(self, worker: Worker, busy: bool) -> None:
         if busy or worker.needs_cleaning:
-            # Busy with a call of a cancelled request, which nobody should await. It is
-            # idle when it is done, for a database may not answer any more.
+            # A cancelled request's call may hang in a database that does not answer, so
+            # nobody waits for it; the thread is idle when it has finished.
             worker.put(partial(self._clean, worker))
         else:
             self.hand_on(worker)
@@ -249,7 +249,7 @@ class ThreadPool:
             self.hand_on(worker)
 
     def clean_idle(self, worker: Worker) -> None:
-        """Called in its thread, which a request may just have acquired."""
+        """Called in the worker's thread, which a request may just have acquired."""
         with self._lock:
             if worker not in self._idle:
                 return
@@ -257,7 +257,7 @@ class ThreadPool:
         self._clean(worker)
 
     def hand_on(self, worker: Worker) -> None:
-        """Called in a loop or in the thread."""
+        """Called in an event loop or in the worker's thread."""
         while True:
             with self._lock:
                 if not self._waiting:
@@ -275,7 +275,7 @@ class ThreadPool:
         worker.put(None)
 
     def note_stream(self, thread: "RequestThread") -> None:
-        """Of a stream that holds a thread, and not only for a block."""
+        """Count a stream that holds a thread outside of acquire_thread()."""
         self.streams.add(thread)
         now = time.monotonic()
         if len(self.streams) * 2 > self.limit and now >= self._next_warning:
@@ -290,7 +290,7 @@ class ThreadPool:
     async def shutdown(self) -> None:
         """Close idle threads now, and acquired ones when they are released.
 
-        What hangs is not waited for, neither now nor when the process ends.
+        Threads that hang are abandoned, both now and when the process exits.
         """
         with self._lock:
             self._closed = True
@@ -324,15 +324,15 @@ class RequestThread(Executor):
     loop: asyncio.AbstractEventLoop
     _worker: Worker | None = None
     _token: Token[ThreadSensitiveContext] | None = None
-    # The one is counted by the loop, the other by the thread.
+    # Counted by the loop and by the thread, respectively.
     _submitted = _finished = 0
     _exited = False
     _outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
     # Calls that wait for a thread.
     _pending: Sequence[tuple[asyncio.Future[Any], Callable[[], Any]]] = ()
     _timer: asyncio.TimerHandle | None = None
-    # It waited in vain, and should not do so again: Django asks for the thread once more
-    # to tell the middlewares of an exception.
+    # It waited in vain and must not wait again: Django needs a thread once more to pass
+    # the exception to the middleware.
     _refused = False
     _is_stream = False
     # How many blocks of acquire_thread() it is in.
@@ -353,7 +353,7 @@ class RequestThread(Executor):
     def __exit__(self, *exc_info: object) -> None:
         assert self._token is not None
         SyncToAsync.thread_sensitive_context.reset(self._token)
-        # A token holds the context that it was made in, and so this object.
+        # A token refers to the context in which it was created, and so to this object.
         self._token = None
         self._exited = True
         self._release()
@@ -361,7 +361,7 @@ class RequestThread(Executor):
     def submit(  # type: ignore[override]
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
-        """For loop.run_in_executor(), which takes a future of the loop as it is."""
+        """For loop.run_in_executor(), which accepts a future of the loop as it is."""
         if on_submit is not None:
             on_submit()
         self.loop = asyncio.get_running_loop()
@@ -379,7 +379,7 @@ class RequestThread(Executor):
         return future
 
     def acquire(self, waiter: "RequestThread | None" = None) -> bool:
-        """Whether it has a thread now; else the waiter will be handed one."""
+        """Return whether it has a thread now; otherwise the waiter will get one."""
         if self._worker is None and not self._pending:
             self._worker = self._pool.acquire(waiter)
             self._note_stream()
@@ -398,7 +398,7 @@ class RequestThread(Executor):
         future.add_done_callback(self._on_future_done)
 
     def _on_future_done(self, future: asyncio.Future[Any]) -> None:
-        """The future was cancelled, or else it no longer is among those that wait."""
+        """Remove a call that was cancelled while it waited."""
         self._pending = [call for call in self._pending if not call[0].done()]
         if not self._pending:
             self._stop_waiting()
@@ -415,7 +415,7 @@ class RequestThread(Executor):
         pending = [call for call in self._pending if not call[0].done()]
         self._pending = ()
         if not pending:
-            # Cancelled, and perhaps it has another one since.
+            # All calls were cancelled; it may have acquired another thread since.
             self._pool.hand_on(worker)
             return
         worker.needs_reset = True
@@ -429,11 +429,11 @@ class RequestThread(Executor):
 
     def _refuse(self) -> None:
         if not self._stop_waiting():
-            # It is being handed one.
+            # It is about to get one.
             return
         self._refused = True
         taken = f"all {self._pool.limit} (REQUEST_THREADS) are taken"
-        reason = f"No thread in {self._pool.wait_seconds:g} seconds, {taken}"
+        reason = f"No thread in {self._pool.wait_seconds:g} seconds: {taken}"
         pending, self._pending = self._pending, ()
         for future, _ in pending:
             if not future.done():
@@ -457,7 +457,7 @@ class RequestThread(Executor):
         self._finished += 1
         resolve = partial(_resolve_future, future, result, error)
         call_in_loop(future.get_loop(), resolve)
-        # The one leads to this frame, and the other to the one.
+        # The error refers to this frame, and the frame to the error.
         del error, future, resolve
 
     @property
@@ -467,7 +467,7 @@ class RequestThread(Executor):
 
     @property
     def inside_async_to_sync(self) -> bool:
-        """Whether async_to_sync() takes the calls to its own thread, past this one."""
+        """Whether async_to_sync() runs the calls in its own thread instead of this."""
         return bool(getattr(AsyncToSync.executors, "current", None))
 
     def start_stream(self) -> None:
@@ -479,7 +479,7 @@ class RequestThread(Executor):
             self._pool.note_stream(self)
 
     def release_if_unused(self) -> None:
-        """Release the thread if nothing runs and nothing is open in it."""
+        """Release the thread unless a call runs or something is open in it."""
         if (
             self._worker is not None
             and not self.running
@@ -514,7 +514,7 @@ def _resolve_future(
         # Cancelled.
         return
     if isinstance(error, StopIteration):
-        # As of Python 3.12 asyncio says so itself: no coroutine can raise it.
+        # As asyncio does from Python 3.12: no coroutine can raise StopIteration.
         future.set_exception(RuntimeError(f"A call raised {error!r}"))
     elif error is not None:
         future.set_exception(error)
@@ -529,7 +529,7 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> N
 
 
 def own_connections() -> Iterator[BaseDatabaseWrapper]:
-    """Of this thread; a test may share its own with every thread."""
+    """Those of this thread, without those that a test shares with all threads."""
     for connection in connections.all(initialized_only=True):
         if not connection.allow_thread_sharing:
             yield connection
@@ -550,15 +550,15 @@ def is_unfinished(connection: BaseDatabaseWrapper) -> bool:
 
 def clean(connection: BaseDatabaseWrapper, resets: bool) -> None:
     if connection.in_atomic_block or has_foreign_wrapper(connection):
-        give_up(connection)
+        discard(connection)
     elif connection.connection is not None:
         if not connection.autocommit:
             connection.rollback()
         if resets and getattr(connection, "pool", None):
-            # Django would give it back to the pool as it is.
+            # Django would return it to the pool as it is.
             connection.connection.close()
             connection.close()
-        # As Django's receiver of request_finished.
+        # As Django's receiver of request_finished does.
         connection.close_if_unusable_or_obsolete()
         if resets and connection.connection is not None:
             reset(connection)
@@ -573,13 +573,13 @@ def reset(connection: Any) -> None:
         connection.close()
 
 
-def give_up(connection: BaseDatabaseWrapper) -> None:
-    """Close it, which rolls back, and let the thread's next query make another.
+def discard(connection: BaseDatabaseWrapper) -> None:
+    """Close it, which rolls back, and let the thread's next query open another.
 
-    Django keeps a connection that is closed in a transaction closed until the
-    transaction is left, which nobody does any more.
+    A connection that Django closes within a transaction cannot be used until the
+    transaction's block is left, and nobody is going to leave this one.
     """
-    # Or what was begun could still end in the connection of another request.
+    # Otherwise the old block could still end on the connection of another request.
     del connections[connection.alias]
     with suppress(Exception):
         connection.close()
@@ -592,24 +592,24 @@ def prepare_connections() -> list[BaseDatabaseWrapper]:
         try:
             connection: Any = connections[alias]
         except Exception:  # noqa: BLE001, S112
-            # It fails where it is used.
+            # It will fail where it is used.
             continue
         if connection.allow_thread_sharing:
             continue
         prepared.append(connection)
-        # No receiver of connection_created does it, for Sentry tells of each.
+        # Not in a receiver of connection_created, because Sentry reports each receiver.
         if "connect" not in vars(connection):
             vars(connection)["connect"] = partial(
                 connect, connection, connection.connect
             )
-        # As Django's receivers of request_started.
+        # As Django's receivers of request_started do.
         connection.queries_log.clear()
         connection.close_if_unusable_or_obsolete()
     return prepared
 
 
-# The execute wrappers that receivers of connection_created put on each connection for
-# good, such as server_timing's. All others belong to a request.
+# The execute wrappers that receivers of connection_created install on each connection,
+# such as server_timing's. All others belong to a request.
 installed: WeakKeyDictionary[BaseDatabaseWrapper, list[Any]] = WeakKeyDictionary()
 
 

@@ -1,7 +1,7 @@
-"""Log lines in three formats, written by a thread of their own.
+"""Log lines in three formats, written by a separate thread.
 
-Nothing that a client sent can start a line or add a field: what is not printable is
-escaped, and only the formatter writes a newline or, before the fields of `text`, a tab.
+No client can start a line or add a field: unprintable characters are escaped, and only
+the formatter writes a newline or, before the fields of `text`, a tab.
 """
 
 import structlog

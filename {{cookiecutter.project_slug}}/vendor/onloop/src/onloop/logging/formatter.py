@@ -16,24 +16,24 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo
 
-# In characters, before any is escaped: of the message and of each field; of all fields
-# together, and of a traceback.
+# In characters, before escaping: the message and each field; all fields together, and a
+# traceback.
 MAX_FIELD = 8192
 MAX_FIELDS = 32_768
-# The values in all fields together, and in a traceback; how deep they are nested.
+# The number of values in all fields together, or in a traceback; the nesting depth.
 MAX_VALUES = 1000
 MAX_DEPTH = 10
 
 CORE_FIELDS = frozenset(("timestamp", "level", "logger", "message", "service"))
-# Objects, and colours for a terminal; not facts.
+# Objects and terminal colours that Django and uvicorn put on a record.
 IGNORED = frozenset(("request", "color_message", "server_time"))
 STANDARD_ATTRS = IGNORED | {
     *("message", "asctime", "_logger", "_name"),
     *vars(logging.LogRecord("", 0, "", 0, "", (), None)),
-    # Of Python 3.12.
+    # New in Python 3.12.
     "taskName",
 }
-# What needs no copy.
+# Types that need no copy.
 IMMUTABLE = frozenset((str, int, float, bool, type(None)))
 LEVELS = {name: name.lower() for name in logging.getLevelNamesMapping()}
 
@@ -45,10 +45,10 @@ _bound: ContextVar[dict[str, Any] | None] = ContextVar("onloop_fields", default=
 
 
 def bind_fields(**fields: Any) -> None:
-    """Put these on every line that is logged in this context from here on.
+    """Add these fields to every line that is logged in this context from now on.
 
-    They replace those of an earlier call, and outrank what the line, a filter or
-    structlog's context variables say.
+    They replace those of an earlier call, and take precedence over fields of the line,
+    of a filter and of structlog's context variables.
     """
     _bound.set(fields)
 
@@ -81,17 +81,17 @@ class Snapshot(NamedTuple):
     message: str
     fields: dict[str, Any]
     exception: Any
-    # About how many bytes it takes.
+    # Approximate, in bytes.
     size: int
 
 
 class Freezer:
-    """Copies values that may change, as many of them as a line may have."""
+    """Copies values that may change, up to the limits of a line."""
 
     def __init__(self) -> None:
         self.values = MAX_VALUES
         self.characters = MAX_FIELDS
-        # About how many bytes the copies take.
+        # The approximate size of the copies, in bytes.
         self.size = 0
 
     def freeze(self, value: Any, depth: int = 0) -> Any:
@@ -127,7 +127,7 @@ class Freezer:
         return dict(items)
 
     def first(self, values: Collection[Any]) -> Iterator[Any]:
-        # Listed in one call, so that no other thread changes a dict meanwhile.
+        # list() is one call, during which no other thread can change a dict.
         for value in list(islice(values, max(self.values, 0))):
             if self.values <= 0 or self.characters <= 0:
                 break
@@ -141,7 +141,7 @@ class Freezer:
 
 
 def freeze_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The fields as they are now, and about how many bytes they take."""
+    """The fields as they are now, and their approximate size in bytes."""
     size = 0
     for value in fields.values():
         kind = type(value)
@@ -150,7 +150,7 @@ def freeze_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
         elif kind not in IMMUTABLE:
             break
     else:
-        # A character takes at most four bytes; a short line counts as one byte each.
+        # A character takes at most four bytes; in a short line it counts as one.
         if size < MAX_FIELD:
             return fields, 4 * size if size > 500 else size
     freezer = Freezer()
@@ -161,7 +161,7 @@ def message_of(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except BaseException:  # noqa: BLE001
-        # The arguments do not fit, or cannot be shown.
+        # The arguments do not match the message, or cannot be converted.
         return f"{safe_str(record.msg)} {safe_str(record.args)}"
 
 
@@ -181,12 +181,12 @@ def cut(text: str, length: int = MAX_FIELD) -> str:
     return text if more <= 0 else f"{text[:length]}... [{more} more characters]"
 
 
-# Without the local variables of each frame: they hold secrets.
+# Local variables may contain secrets.
 _structure = ExceptionDictTransformer(show_locals=False)
 
 
-# How an exception is kept until its line is formatted, and about how many bytes that
-# takes: without frames, which hold whatever their request holds, such as its body.
+# These return an exception as it is kept until its line is formatted, and its
+# approximate size in bytes. Frames would keep the request and its body in memory.
 def structure(exc_info: ExcInfo) -> tuple[Any, int]:
     try:
         exception = _structure(exc_info)
@@ -200,7 +200,7 @@ def structure(exc_info: ExcInfo) -> tuple[Any, int]:
 
 
 def summarize(exc_info: ExcInfo) -> tuple[TracebackException | str, int]:
-    # The source lines are read by the thread that formats.
+    # The thread that formats the line reads the source lines.
     exception = TracebackException(*exc_info, lookup_lines=False, compact=True)
     frames = characters = 0
     chain = [exception]
@@ -241,25 +241,25 @@ class Formatter(ProcessorFormatter):
         self.service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        # ProcessorFormatter's own copies each record and formats it twice.
+        # ProcessorFormatter.format() copies each record and formats it twice.
         return self.format_snapshot(self.take_snapshot(record))
 
     def take_snapshot(self, record: logging.LogRecord) -> Snapshot:
-        """Arguments may change, and another thread has another context."""
+        """Must be called where the line is logged, before its arguments can change."""
         attributes = vars(record)
         exc_info: Any = record.exc_info
         fields = get_contextvars()
         if bound := _bound.get():
             fields = {**bound, **fields}
         if "_logger" in attributes and isinstance(record.msg, dict):
-            # Of structlog, by ProcessorFormatter.wrap_for_formatter().
+            # From structlog, through ProcessorFormatter.wrap_for_formatter().
             event = dict(record.msg)
             message = safe_str(event.pop("event", ""))
             exc_info = event.pop("exc_info", exc_info)
             fields.update(event)
         else:
             message = message_of(record)
-        # Of structlog's lines too: filters and record factories put fields there.
+        # Filters and record factories add attributes to structlog's lines too.
         for key, value in attributes.items():
             if key not in STANDARD_ATTRS:
                 fields[key] = value
@@ -291,7 +291,7 @@ class Formatter(ProcessorFormatter):
         try:
             return self._line(snapshot)
         except Exception:  # noqa: BLE001
-            # Such as a number of too many digits, or a key that is no string.
+            # Such as a number with too many digits, or a key that is not a string.
             fields = {safe_str(k): showable(v) for k, v in snapshot.fields.items()}
             return self._line(snapshot._replace(fields=fields))
 
@@ -366,7 +366,7 @@ def printable(text: str) -> str:
     )
 
 
-# Nothing frozen leads to itself.
+# Frozen values contain no cycles.
 _encode = json.JSONEncoder(
     default=safe_str, allow_nan=False, check_circular=False
 ).encode

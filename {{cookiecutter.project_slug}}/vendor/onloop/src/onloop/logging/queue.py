@@ -16,8 +16,8 @@ from weakref import WeakSet
 from onloop._compat import uvicorn_server
 from onloop.logging.formatter import Formatter, Snapshot
 
-# Seconds without progress after which a reader counts as stalled when the queue is
-# stopped, and seconds for all of it.
+# When the queue is stopped: seconds without progress after which a reader counts as
+# stalled, and seconds in total.
 STALL = 0.5
 TIMEOUT = 5
 
@@ -35,7 +35,7 @@ def start() -> None:
 async def stop(timeout: float = TIMEOUT) -> None:  # noqa: ASYNC109
     """Called when the server stops; waits until all is written, or the reader stalls.
 
-    Without a thread, for it may be that there is none to be had.
+    It polls, because there may be no thread in which to wait.
     """
     for _ in stopping(list(_handlers), timeout=timeout):
         await asyncio.sleep(0.005)
@@ -44,7 +44,7 @@ async def stop(timeout: float = TIMEOUT) -> None:  # noqa: ASYNC109
 def stopping(
     handlers: list["QueueHandler"], stall: float = STALL, timeout: float = TIMEOUT
 ) -> Iterator[None]:
-    """Stops the handlers; to be iterated over, slowly, until it ends."""
+    """Stop the handlers; the caller iterates to the end, and waits at each step."""
     handlers = [handler for handler in handlers if handler.thread]
     for handler in handlers:
         handler.stopping.set()
@@ -69,7 +69,7 @@ def stopping(
 
 
 def _start_anew_in_child() -> None:
-    # The parent's thread writes what waits in its queue, and may hold a lock.
+    # The parent's thread writes the lines in its queue, and may hold a lock.
     _locks.clear()
     for handler in list(_handlers):
         handler.reset()
@@ -98,7 +98,7 @@ def is_non_blocking(handler: logging.Handler) -> bool:
         handler, QueueHandler | logging.handlers.QueueHandler | logging.NullHandler
     ):
         return True
-    # Such as pytest's.
+    # Such as those of pytest.
     stream = getattr(handler, "stream", None)
     return isinstance(stream, io.StringIO) or (
         getattr(handler, "baseFilename", None) == os.devnull
@@ -106,7 +106,7 @@ def is_non_blocking(handler: logging.Handler) -> bool:
 
 
 class QueueHandler(logging.StreamHandler[Any]):
-    """Writes to stderr: at once, and while the server runs by a queue and a thread.
+    """Writes to stderr: at once, or in a thread while the server runs.
 
     So a slow log consumer never blocks a request. When ``capacity`` lines or about
     ``max_bytes`` wait, further lines are dropped and counted, and a line says how many
@@ -126,8 +126,8 @@ class QueueHandler(logging.StreamHandler[Any]):
 
     def reset(self) -> None:
         self.waiting: deque[Snapshot | str] = deque()
-        # Bytes and lines, each counted by whoever logs and by the thread that writes,
-        # and so without a lock.
+        # Bytes and lines; counted separately by those who log and by the thread that
+        # writes, and so without a lock.
         self.put_bytes = self.taken_bytes = 0
         self.dropped = self.reported = 0
         self.written = 0
@@ -142,7 +142,7 @@ class QueueHandler(logging.StreamHandler[Any]):
             if self.thread is not None and getattr(self.server, "force_exit", False):
                 self.stop()
             if self.thread is None:
-                # stop() may have found that nobody reads.
+                # stop() raises the level if the reader has stalled.
                 if record.levelno >= self.level:
                     self.write_lines([self.format(record)])
             elif (
@@ -152,7 +152,7 @@ class QueueHandler(logging.StreamHandler[Any]):
                 self.dropped += 1
             else:
                 formatter: Any = self.formatter
-                # Another formatter may look at what changes, so it formats now.
+                # Another formatter may use values that change, so it formats now.
                 ours = getattr(type(formatter), "format", 0) is Formatter.format
                 entry: Any = (formatter.take_snapshot if ours else self.format)(record)
                 self.put_bytes += entry.size if ours else len(entry)
@@ -166,20 +166,20 @@ class QueueHandler(logging.StreamHandler[Any]):
         if self.thread is not None:
             return
         self.stopping.clear()
-        # It ends no lifespan when it is interrupted while it stops, and may then end
-        # the process by a signal, without atexit.
+        # If uvicorn is interrupted while it stops, it skips the end of the lifespan and
+        # may end the process by a signal, without atexit.
         self.server = uvicorn_server()
         thread = threading.Thread(target=self.run, name="log", daemon=True)
         thread.start()
         self.thread = thread
 
     def stop(self, stall: float = STALL, timeout: float = TIMEOUT) -> None:
-        """Write what waits, unless nothing is read for so many seconds; blocks."""
+        """Write the waiting lines, unless the reader stalls for so long; blocks."""
         for _ in stopping([self], stall, timeout):
             time.sleep(0.005)
 
     def close(self) -> None:
-        # Called at exit, also after a second CONTROL-C, when no lifespan ends.
+        # Called at exit, also after a second CONTROL-C, which skips the lifespan's end.
         self.stop()
         super().close()
 
@@ -197,12 +197,12 @@ class QueueHandler(logging.StreamHandler[Any]):
         formatter: Any = self.formatter
         # Lines that are logged meanwhile wait for the next batch. Each write lets the
         # event loop run and log, so otherwise each line would be a batch of its own.
-        left = len(self.waiting)
-        while left or self.dropped > self.reported:
+        remaining = len(self.waiting)
+        while remaining or self.dropped > self.reported:
             lines = []
             size = 0
-            while left and size < 65_536:
-                left -= 1
+            while remaining and size < 65_536:
+                remaining -= 1
                 entry = self.waiting.popleft()
                 size += size_of(entry)
                 lines.append(
@@ -227,7 +227,7 @@ class QueueHandler(logging.StreamHandler[Any]):
                     self.handleError(record)
 
     def write_lines(self, lines: list[str]) -> None:
-        # A reader that is gone for good is no reason to fail, nor is a closed stream.
+        # Logging must not fail because the reader is gone or the stream is closed.
         text = "".join([f"{line}\n" for line in lines])
         with suppress(OSError, ValueError):
             try:
@@ -236,9 +236,9 @@ class QueueHandler(logging.StreamHandler[Any]):
                 self.stream.write(text)
                 return
             with _locks[os.fstat(descriptor)[1:3]]:
-                # A pipe takes more than PIPE_BUF in pieces. Linux locks pipes, sockets
-                # and terminals as it locks files: for one process, even if its workers
-                # inherited the descriptor, and at most until it ends.
+                # A pipe accepts more than PIPE_BUF in pieces, so processes take turns.
+                # Linux locks pipes, sockets and terminals like files: for one process,
+                # also if it inherited the descriptor, and at most until it ends.
                 with suppress(OSError):
                     fcntl.lockf(descriptor, fcntl.LOCK_EX)
                 try:
@@ -248,8 +248,8 @@ class QueueHandler(logging.StreamHandler[Any]):
                         fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
     def write(self, descriptor: int, rest: bytes) -> None:
-        """Past the stream: a thread that waits in its lock for a reader that stalls
-        would keep the interpreter from ending.
+        """Bypass the stream: a thread that waits for a stalled reader while it holds
+        the stream's lock would keep the interpreter from exiting.
         """
         while rest:
             try:
@@ -259,7 +259,7 @@ class QueueHandler(logging.StreamHandler[Any]):
                 select.select([], [descriptor], [])
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
 
 def size_of(entry: Snapshot | str) -> int:

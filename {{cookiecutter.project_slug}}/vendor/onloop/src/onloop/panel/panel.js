@@ -2,12 +2,12 @@
 
 const LIMIT = 200;
 const [filter, pause, clear, state, plot, tbody, empty] = ["filter", "pause", "clear", "state", "plot", "rows", "empty"].map((id) => document.getElementById(id));
-// Newest first; those that arrived while it was paused.
+// The rows, newest first, and the requests that arrived while the panel was paused.
 let shown = [];
 let held = [];
 let source;
 
-// Text is only ever set as text: clients choose paths and request ids.
+// Never sets HTML, because clients choose paths and request ids.
 function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
   made.textContent = text;
@@ -66,12 +66,12 @@ async function toggle(request, row, button) {
   cell.append(lines);
   details.append(cell);
   row.after(details);
-  let text = "The server has forgotten its log lines.";
+  let text = "The server no longer has its log lines.";
   try {
     const response = await fetch(`${request.number}/log`);
     if (response.ok) text = (await response.text()) || "No log lines.";
   } catch {
-    // The server is away.
+    // The server cannot be reached.
   }
   lines.textContent = [...hops, text].join("\n");
 }
@@ -136,7 +136,7 @@ function connect(after) {
   source.onopen = () => { state.textContent = "Connected"; };
   source.onerror = () => {
     state.textContent = "Waiting for the server";
-    // What is no stream, such as an error page while the code is broken, ends it for good.
+    // A response that is not a stream, such as an error page, closes the source for good.
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000, newest());
   };
   source.onmessage = ({ data }) => {

@@ -31,14 +31,14 @@ class Trace:
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
-        # How often, by what was called and where.
+        # The number of hops, by what was called and from where.
         self.hops: dict[tuple[str, str], int] = {}
         self.metrics = server_timing.collect()
         _current.set(self)
         self.start = time.perf_counter()
 
     async def record(self, request: HttpRequest, get_response: GetResponse) -> Any:
-        # As for a middleware, when the body has arrived.
+        # As in a middleware, the time starts when the body has arrived.
         self.start = time.perf_counter()
 
         def on_end(end: RequestEnd) -> None:
@@ -49,7 +49,7 @@ class Trace:
         return response
 
     def keep(self, request: HttpRequest, end: RequestEnd, response: Any) -> None:
-        """Called in the context of the request, which it does not hold on to."""
+        """Called in the context of the request; keeps no reference to the request."""
         match = request.resolver_match
         if match is not None and APP_NAME in match.app_names:
             return
@@ -58,7 +58,7 @@ class Trace:
         self.request = {"method": request.method, "path": request.path, "route": route}
         self.streamed = response is None or response.streaming
         self.fields = bound_fields()
-        # A middleware may have begun to collect them anew.
+        # A middleware may have called collect() too.
         self.other_metrics = server_timing.current() or self.metrics
         latest.append(self)
 
@@ -81,7 +81,7 @@ class Trace:
         }
 
     def log(self) -> str:
-        """Called in a context of its own."""
+        """The log lines as text. Binds fields, so call it in a copy of the context."""
         bind_fields(**self.fields)
         return "\n".join(map(text_of, self.lines))
 
@@ -93,12 +93,13 @@ _current: ContextVar[Trace | None] = ContextVar("onloop_trace", default=None)
 
 
 class LineHandler(logging.NullHandler):
-    """Never blocks, and says so by its base class."""
+    """A NullHandler, so that onloop.logging knows that it never blocks."""
 
     def handle(self, record: logging.LogRecord) -> bool:
         trace = _current.get()
         if trace is not None and len(trace.lines) < MAX_LINES:
-            # A snapshot takes several times as long, so only of what may change.
+            # A snapshot takes several times as long, so it is taken only if a value may
+            # change.
             types = map(type, vars(record).values())
             plain = not record.args and PLAIN.issuperset(types)
             trace.lines.append(record if plain else formatter.take_snapshot(record))
@@ -108,7 +109,7 @@ class LineHandler(logging.NullHandler):
 def text_of(line: Any) -> str:
     if isinstance(line, logging.LogRecord):
         line = formatter.take_snapshot(line)
-    # The panel is of one service, and only the formatter writes a tab.
+    # The panel shows one service, and only the formatter writes a tab.
     return formatter.format_snapshot(line).replace('\tservice=""', " ", 1)
 
 
@@ -118,7 +119,7 @@ def count_hop(what: str, where: str) -> None:
 
 
 def start() -> None:
-    """Trace each request that onloop's handler serves from here on."""
+    """Trace each request that onloop's handler serves from now on."""
     outcome.start_trace = Trace
     logging.getLogger().addHandler(LineHandler())
     server_timing.watch_queries()

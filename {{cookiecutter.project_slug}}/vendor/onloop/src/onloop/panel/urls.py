@@ -1,4 +1,4 @@
-"""path("__requests__/", include("onloop.panel.urls")); nothing unless DEBUG is on."""
+"""For path("__requests__/", include("onloop.panel.urls")); empty without DEBUG."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from onloop.panel import recorder
 
 def url(route: str, view: Callable[..., HttpResponseBase], name: str) -> URLPattern:
     async def checked(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-        # Raises DisallowedHost, also where no middleware looks at the host.
+        # Raises DisallowedHost, even if no middleware checks the host.
         request.get_host()
         response = view(request, **kwargs)
         response.headers["Cache-Control"] = "no-store"

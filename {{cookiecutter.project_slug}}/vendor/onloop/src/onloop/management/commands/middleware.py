@@ -13,7 +13,7 @@ from onloop import _compat
 from onloop.checks import check_middlewares
 
 if TYPE_CHECKING:
-    # Which cannot be imported with a Django that onloop does not know.
+    # Cannot be imported with a Django that onloop does not support.
     from onloop.measure import Measurement, ThreadHop
 
 
@@ -46,7 +46,7 @@ class Command(BaseCommand):
             if message.is_serious():
                 raise CommandError(message.msg)
         if _compat.PROBLEM:
-            raise CommandError(f"onloop does not serve here, for {_compat.PROBLEM}.")
+            raise CommandError(f"onloop does not serve here: {_compat.PROBLEM}.")
         served = getattr(settings, "ASGI_APPLICATION", "")
         if served and type(import_string(served)) is ASGIHandler:
             raise CommandError(

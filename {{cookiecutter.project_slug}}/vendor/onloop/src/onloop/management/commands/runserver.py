@@ -44,7 +44,7 @@ class Command(runserver.Command):
         try:
             self.check_migrations()
         except OperationalError as error:
-            self.stderr.write(self.style.WARNING(f"The database is away: {error}"))
+            self.stderr.write(self.style.WARNING(f"No database: {error}"))
         finally:
             connections.close_all()
         address = f"[{host}]" if self.use_ipv6 else host
@@ -54,7 +54,7 @@ class Command(runserver.Command):
         if options["use_reloader"]:
             folder = str(getattr(settings, "BASE_DIR", os.getcwd()))
             reload = {"reload_dirs": [folder], "reload_includes": ["*.html", ".env"]}
-            # It tells of each file that changed, a log file and the database too.
+            # It logs each file that changes, including log files and the database.
             logging.getLogger("watchfiles").setLevel(logging.WARNING)
         uvicorn.run(
             application,
@@ -62,10 +62,10 @@ class Command(runserver.Command):
             host=host,
             port=port,
             reload=options["use_reloader"],
-            # It would name the product.
+            # It would reveal the server software.
             server_header=False,
             **reload,
-            # LOGGING, if there is one, says what becomes of uvicorn's lines too.
+            # LOGGING, if set, configures uvicorn's loggers too.
             log_config=None if settings.LOGGING else uvicorn.config.LOGGING_CONFIG,
             # An open stream must not hold up a reload.
             timeout_graceful_shutdown=1,
@@ -87,12 +87,12 @@ class Command(runserver.Command):
 
 
 def checked_application() -> Any:
-    """What each process serves, and so checks anew after a reload."""
+    """The application factory, which repeats the checks after each reload."""
     django.setup()
     application = import_string(settings.ASGI_APPLICATION)  # type: ignore[misc]
     command = Command()
     try:
-        # Not on the event loop, for a check may ask the database.
+        # Not on the event loop, because a check may query the database.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(command.check, display_num_errors=True).result()
     except SystemCheckError as error:
@@ -103,7 +103,7 @@ def checked_application() -> Any:
 
 def summary(application: Any) -> str:
     if type(application) is ASGIHandler:
-        return "ASGI_APPLICATION is Django's own handler, and not onloop's."
+        return "ASGI_APPLICATION is Django's own handler, not onloop's."
     chain = inspect_chain()
     stay = sum(info.execution != IN_A_THREAD for info in chain)
     sentence = f"{stay} of {len(chain)} middlewares stay on the event loop"
