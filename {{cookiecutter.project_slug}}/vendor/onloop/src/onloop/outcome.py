@@ -208,7 +208,7 @@ def call(on_end: Callable[[RequestEnd], None], end: RequestEnd) -> None:
 
 
 def is_cancelled(exc: BaseException) -> bool:
-    """Whether somebody cancelled the task, instead of its own code raising the error."""
+    """Whether the task was cancelled, and its own code did not raise the error."""
     task = isinstance(exc, asyncio.CancelledError) and asyncio.current_task()
     return bool(task and task.cancelling())
 
