@@ -15,7 +15,7 @@ from . import views
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresServer]:
-    # Not below pytest's folder: as root, PostgreSQL runs under a user of its own.
+    # As root, PostgreSQL runs as another user, who cannot enter pytest's folder.
     server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     yield server
     server.cleanup()
@@ -54,7 +54,7 @@ class Answer:
 
 
 class Conversation:
-    """One request: what the server would pass to the application."""
+    """A request as the server would pass it to the application."""
 
     def __init__(
         self,

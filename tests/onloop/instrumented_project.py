@@ -1,4 +1,4 @@
-"""What a tool observes: onloop's handler, and stock Django's beside it.
+"""A project for an instrumentation: onloop's handler, and stock Django's beside it.
 
 It is started as the tool's users start a server: the tool changes what it finds.
 """
@@ -49,7 +49,7 @@ barriers: dict[str, Any] = {}
 
 
 def everybody(request: HttpRequest, barrier: Any) -> Any:
-    """Wait until all requests of a kind have begun, so that none ends before."""
+    """Wait until all requests of a kind have begun, so that they overlap."""
     kind = request.headers["x-handler"] + request.path.rpartition("/")[0]
     return barriers.setdefault(kind, barrier(CONCURRENT)).wait()
 
@@ -90,7 +90,7 @@ async def stream(request: HttpRequest, number: int) -> StreamingHttpResponse:
 
 
 def flush(request: HttpRequest) -> HttpResponse:
-    """What the tool still holds."""
+    """Let the instrumentation send what it has buffered."""
     if TOOL == "sentry":
         sentry_sdk.flush(10)
     elif TOOL == "opentelemetry":
@@ -106,7 +106,7 @@ def flush(request: HttpRequest) -> HttpResponse:
 
 
 class TimingMiddleware:
-    """Its record is made without a search for the calling line."""
+    """Log with log_fields(), which does not look for the calling line."""
 
     sync_capable = False
     async_capable = True
@@ -139,7 +139,7 @@ urlpatterns = [
 ]
 settings.ROOT_URLCONF = __name__
 settings.MIDDLEWARE += [f"{__name__}.TimingMiddleware"]
-# Stock Django opens a connection for each request: onloop has to, to compare them.
+# Stock Django opens a connection for each request, so onloop has to do so here too.
 settings.DATABASES["default"]["CONN_MAX_AGE"] = 0
 applications: dict[bytes, Any] = {
     b"onloop": get_asgi_application(),
@@ -178,7 +178,7 @@ elif TOOL == "newrelic":
     record_transaction = Application.record_transaction
 
     def record(self: Any, transaction: Any) -> Any:
-        """There is no collector that its agent would send it to."""
+        """Keep what its agent would send, because there is no collector."""
         seen = {
             "trace_id": transaction.trace_id,
             "parent": transaction.parent_span,

@@ -1,4 +1,4 @@
-"""A project that logs what is hard to log, for uvicorn."""
+"""A project that logs difficult lines, served by uvicorn."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ def child(kind: str) -> None:
 def fork() -> None:
     if (pid := os.fork()) == 0:
         child("os.fork")
-        # As at the end of an interpreter, which multiprocessing leaves out.
+        # multiprocessing skips this, which an interpreter does when it exits.
         logging.shutdown()
         os._exit(0)
     os.waitpid(pid, 0)
@@ -68,7 +68,7 @@ async def lines_at_the_end(request: HttpRequest, count: int) -> HttpResponse:
     server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     while not server.should_exit:
         await asyncio.sleep(0.01)
-    # uvicorn says so first.
+    # uvicorn logs a line about it first.
     await asyncio.sleep(0.2)
     await lines(request, count)
     return await wait(request)

@@ -1,4 +1,4 @@
-"""Middlewares, right and wrong ones."""
+"""Correct and mistaken middlewares."""
 
 import os
 from typing import Any
@@ -142,7 +142,7 @@ class Nested(Middleware):
 
 
 class OwnCall(MiddlewareMixin):
-    """It hides what the mixin would do with the hook."""
+    """Its __acall__() replaces that of the mixin, which would call the hook."""
 
     def process_request(self, request: HttpRequest) -> None:
         pass
@@ -178,7 +178,7 @@ class Unused(Marked):
         raise MiddlewareNotUsed
 
 
-# They leave it.
+# They leave the event loop.
 
 
 class SyncOnly:
@@ -216,7 +216,7 @@ class Bridging(MiddlewareMixin):
 
 
 class OwnSecurity(SecurityMiddleware):
-    """Of Django's, but what was added may block."""
+    """A subclass of Django's middleware, whose addition may block."""
 
     def process_request(self, request: HttpRequest) -> Any:
         return super().process_request(request)
@@ -236,7 +236,7 @@ class ExceptionHook(Marked):
         pass
 
 
-# These do in their code, of which their class tells nothing.
+# They leave the event loop in their code, and their class does not show it.
 
 
 def work() -> None:
@@ -269,7 +269,7 @@ def hopping(get_response: Any) -> Any:
     return middleware
 
 
-# They are mistakes.
+# They are mistaken.
 
 
 class Unflagged:

@@ -1,4 +1,4 @@
-"""A project with every way in which a request can end; in process and served."""
+"""A project with every way in which a request can end, in process and over a socket."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ colour = ContextVar("colour", default="none")
 
 
 class Observed(NamedTuple):
-    """What one observer was told of one request."""
+    """What one observer learned about one request."""
 
     observer: str
     path: str
@@ -111,7 +111,7 @@ def replacing(get_response: Callable[..., Any]) -> Callable[..., Any]:
             arrived.set()
             await asyncio.Event().wait()
             return response
-        # The traceback would keep it.
+        # The traceback would keep it alive.
         del response
         if "raise" in request.GET:
             raise ArithmeticError("on purpose")
@@ -249,7 +249,7 @@ async def cleans_up_for_ever(request: HttpRequest) -> HttpResponse:
 
 
 async def endless() -> AsyncIterator[bytes]:
-    """Refuses to end."""
+    """A generator that does not end when it is closed."""
     while True:
         try:
             yield b"more\n"
@@ -301,7 +301,7 @@ async def refused(request: HttpRequest, what: str) -> HttpResponse:
     """A response that the server cannot send, or only a part of it."""
     response = HttpResponse("ok")
     if what == "control":
-        # Django refuses no more than line breaks.
+        # Django refuses only line breaks.
         response.headers["X-Name"] = "a\0b"
     elif what == "cookie":
         response.cookies["name"] = "value"
@@ -318,7 +318,7 @@ async def large(request: HttpRequest) -> HttpResponse:
 
 
 async def context(request: HttpRequest) -> HttpResponse:
-    """What the request found in its context; it leaves more behind."""
+    """The context in which the request found itself; it leaves changes behind."""
     name = timezone.get_current_timezone_name()
     found = f"{colour.get()} {name} {translation.get_language()}\n"
     colour.set("blue")

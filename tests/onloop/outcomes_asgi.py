@@ -10,7 +10,7 @@ from onloop.asgi import get_asgi_application
 
 from tests.onloop import outcomes
 
-# Of Django's own FileResponse.
+# Django warns about its own FileResponse.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume", Warning)
 settings.ROOT_URLCONF = outcomes.__name__
 settings.MIDDLEWARE = ["tests.onloop.outcomes.Observer", *settings.MIDDLEWARE]

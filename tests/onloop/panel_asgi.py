@@ -1,4 +1,4 @@
-"""A project with the panel, for uvicorn."""
+"""A project with the panel, served by uvicorn."""
 
 import asyncio
 import logging
@@ -68,7 +68,7 @@ async def error(request: HttpRequest) -> HttpResponse:
 
 settings.DEBUG = os.environ.get("DEBUG") == "1"
 settings.ROOT_URLCONF = __name__
-# Without CommonMiddleware nobody looks at the host.
+# Without CommonMiddleware, no middleware checks the host.
 settings.MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
 LOGGING: Any = settings.LOGGING
 LOGGING["root"]["level"] = "INFO"

@@ -1,4 +1,4 @@
-"""Says, as JSON, what a request changed in Django, asgiref and uvicorn.
+"""Print, as JSON, what a request changed in Django, asgiref and uvicorn.
 
     python record_changes.py stock|installed|onloop
 
@@ -20,7 +20,7 @@ from typing import Any
 
 PACKAGES = {"django", "asgiref", "uvicorn"}
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
-# By module, as they were when it had just been executed.
+# By module: its attributes when it had just been executed.
 before: dict[str, dict[str, Any]] = {}
 
 
@@ -53,7 +53,7 @@ def attributes(module: ModuleType) -> Iterator[tuple[str, Any]]:
 
 
 def parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What can be replaced in a class or a function without replacing it."""
+    """What can be changed in a class or a function without replacing it."""
     if is_a(value, FunctionType):
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
             yield f"{path}.{name}", getattr(value, name)
@@ -66,7 +66,7 @@ def parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_a(value: object, *kinds: type) -> bool:
-    """Without a look at __class__, which would load what is lazy."""
+    """Does not read __class__, which would evaluate lazy objects."""
     return issubclass(type(value), kinds)
 
 
@@ -85,7 +85,7 @@ def signal_handlers() -> list[str]:
 
 
 def configure(mode: str) -> Any:
-    """As of startproject."""
+    """The settings that startproject writes."""
     from django.conf import settings
 
     settings.configure(
@@ -187,7 +187,7 @@ async def count_thread_hops(port: int) -> int:
 
 
 def main(mode: str) -> dict[str, Any]:
-    # So that a change made to it by what follows is recorded.
+    # So that later changes to it are recorded.
     import_module("uvicorn")
     seen: dict[str, Any] = {"signals before": signal_handlers()}
     application = configure(mode)

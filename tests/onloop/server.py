@@ -1,4 +1,4 @@
-"""A live server, for what only a socket shows."""
+"""A live server, for tests that need a socket."""
 
 import json
 import re
@@ -19,7 +19,7 @@ class Server:
         self.port = 0
 
     def connect(self, path: str) -> socket.socket:
-        """A client that has sent its request and read nothing."""
+        """Connect, send the request and read nothing."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return client
@@ -34,7 +34,7 @@ class Server:
             return response.status, response.read().decode()
 
     def lines(self, **fields: object) -> list[dict[str, Any]]:
-        """The whole lines in JSON that have these fields."""
+        """The complete JSON lines that have these fields."""
         *whole, _ = self.log.read_text(encoding="utf-8").split("\n")
         lines = [json.loads(line) for line in whole if line.startswith("{")]
         return [line for line in lines if fields.items() <= line.items()]
@@ -61,7 +61,7 @@ def serve(
     env: Mapping[str, str],
     output: int | None = None,
 ) -> Iterator[Server]:
-    """Run a command of uvicorn on a free port, by SIGTERM to its end.
+    """Run a uvicorn command on a free port, and end it with SIGTERM.
 
     Whoever passes an ``output`` writes what comes out of it to the log.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import dj_database_url
 from onloop.logging import configure_structlog
 
-# The threads of a request each open the file; one in memory they would not share.
+# A file, because threads could not share a database in memory.
 FOLDER = Path(tempfile.mkdtemp())
 
 SECRET_KEY = "only for tests"
@@ -57,6 +57,6 @@ LOGGING = {
     },
     "handlers": {"stderr": {"()": "onloop.logging.QueueHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"]},
-    # Without the handlers that Django brings along, which write on their own.
+    # Without Django's default handlers.
     "loggers": {"django": {"handlers": [], "level": "NOTSET"}},
 }

@@ -1,4 +1,4 @@
-"""Each mistake is reported under its id, and nothing is reported without one."""
+"""Each mistake is reported under its id, and nothing else is reported."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def path_of(name: str) -> str:
 
 @pytest.fixture
 def report(settings: Settings) -> Report:
-    """What the checks say when these middlewares are the innermost."""
+    """The messages when these middlewares are the innermost."""
 
     def report(*names: str) -> list[CheckMessage]:
         settings.MIDDLEWARE = [*settings.MIDDLEWARE, *map(path_of, names)]
@@ -55,7 +55,7 @@ def test_middleware_that_stays_async_has_no_message(report: Report, name: str) -
 
 
 @pytest.mark.parametrize("name", ["Hopping", "HoppingViewHook", "hopping"])
-def test_nothing_is_said_of_hops_that_only_a_request_shows(
+def test_checks_are_silent_about_hops_that_only_a_request_shows(
     report: Report, name: str
 ) -> None:
     assert report(name) == []
@@ -130,7 +130,7 @@ def test_async_middleware_around_a_sync_one_must_not_claim_to_be_sync(
 def test_only_the_middleware_that_is_synchronous_is_blamed_for_a_shared_thread(
     report: Report,
 ) -> None:
-    # Django's own, outside of it, are called synchronously too.
+    # Django's own middleware around it is called synchronously too.
     [message] = report("Mixed", "SyncOnly")
     assert f"'{path_of('SyncOnly')}' is synchronous" in message.msg
 

@@ -1,4 +1,4 @@
-"""What onloop needs of Django's internals, and what it does without it."""
+"""What onloop needs from Django's internals, and how it serves without that."""
 
 import ast
 import json
@@ -37,7 +37,7 @@ def test_installed_versions_have_no_problem() -> None:
     assert _compat.PROBLEM is None
 
 
-# Every name counts.
+# Every listed name is needed.
 
 
 @pytest.mark.parametrize(("module", "name"), PLAIN)
@@ -82,7 +82,7 @@ def test_version_that_was_not_tested_is_a_problem(
 # Every private name is listed.
 
 SOURCE = Path(onloop.__file__).parent
-# They run in tests only: what they miss fails there, and changes nothing that serves.
+# They run in tests only, where a missing name fails without harm to a server.
 TESTS_ONLY = {"_blocking.py", "_isolation.py", "pytest_plugin.py"}
 PYTHONS = {
     *(name for kind in (object, type, FunctionType, MethodType) for name in dir(kind)),
@@ -95,7 +95,7 @@ PYTHONS = {
 OTHERS = {
     # What structlog puts into a record.
     *("_logger", "_name"),
-    # Looked for in a project's source.
+    # Names that are looked for in a project's source.
     *("_is_coroutine", "_is_coroutine_mark"),
 }
 
@@ -184,7 +184,7 @@ def test_every_name_that_is_listed_is_used() -> None:
     assert unused == set()
 
 
-# Without it.
+# How onloop serves without one of the names.
 
 
 PROJECT = """
@@ -269,7 +269,7 @@ def test_known_django_is_served_by_onloop() -> None:
     ("changes", "problem"),
     [
         ("django.VERSION = (9, 9, 0, 'final', 0)", "Django 9.9"),
-        # What Django itself does without, once it is imported.
+        # Names that Django itself no longer needs once it is imported.
         (
             "import django.core.cache; del django.core.cache.close_caches",
             "django.core.cache.close_caches is missing",
@@ -321,7 +321,7 @@ def replace(owner, name):
         [("BaseHandler", "get_response_async")],
         [("BaseHandler", "load_middleware")],
         [("ASGIHandler", "__call__"), ("BaseHandler", "get_response_async")],
-        # ddtrace puts an application of its own around the handler.
+        # ddtrace wraps the handler in its own application.
         [("asgi", "get_asgi_application"), ("ASGIHandler", "__call__")],
     ],
 )
@@ -333,7 +333,7 @@ def test_instrumentation_is_called_and_no_unknown_django(
     assert seen["handler"] == "onloop.handler"
     assert seen["records"] == []
     assert seen["calls"] == [name for _, name in replaced]
-    # As it was.
+    # Restored.
     assert seen["named"] == "django.core.handlers.asgi"
 
 
@@ -345,7 +345,7 @@ def test_instrumentation_of_an_unknown_django_is_called() -> None:
 
 
 class Renamed(StreamingHttpResponse):
-    """As of a Django that calls the content something else."""
+    """Like a Django version that uses another name for the content."""
 
     _iterator = property(
         lambda self: vars(self)["_parts"],

@@ -21,7 +21,7 @@ from .conftest import until
 
 @pytest.fixture(autouse=True)
 def database(django_db_blocker: Any) -> Iterator[None]:
-    # Most need no table, and flushing the database would take longer than all of them.
+    # Most tests need no table, and flushing the database takes longer than all tests.
     with django_db_blocker.unblock():
         yield
 
@@ -84,12 +84,12 @@ def enter_wrapper() -> None:
         [lambda: connection.execute_wrappers.append(refuse), driver_connection],
     ],
 )
-async def test_execute_wrapper_that_was_never_left_is_forgotten(
+async def test_execute_wrapper_that_was_never_left_is_removed(
     pool: ThreadPool, calls: list[Callable[[], Any]]
 ) -> None:
     await request(pool, *calls)
     assert await request(pool, query) == 1
-    # Its connection is no longer that of a thread.
+    # Its connection no longer belongs to a thread.
     entered.pop_all()
 
 
@@ -104,7 +104,7 @@ def install(connection: Any, **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_execute_wrapper_that_is_installed_for_good_stays(late: bool) -> None:
+async def test_permanently_installed_execute_wrapper_stays(late: bool) -> None:
     if late:
         pool = ThreadPool(limit=1)
     connection_created.connect(server_timing.watch_connection)
@@ -117,7 +117,7 @@ async def test_execute_wrapper_that_is_installed_for_good_stays(late: bool) -> N
             assert await request(pool, query, driver_connection) is made
         wrappers = await request(pool, lambda: list(connection.execute_wrappers))
         assert wrappers == [server_timing.watch_query, watch]
-        # One that the request put between them is told from them.
+        # It recognises one that the request inserted between them.
         await request(pool, enter_wrapper)
         assert await request(pool, query) == 1
     finally:
@@ -143,7 +143,7 @@ async def test_transaction_without_autocommit_ends_with_its_request(
     made = await request(pool, write)
     count = "SELECT count(*) FROM auth_group WHERE name = 'half made'"
     assert await request(pool, lambda: query(count)) == 0
-    # It is kept as under Django's handler, only rolled back.
+    # As under Django's handler, it is kept and only rolled back.
     assert await request(pool, driver_connection) is made
 
 
@@ -200,7 +200,7 @@ async def test_session_persists_with_its_connection_by_default(
     assert await request(pool, session) != before
 
 
-async def test_connection_that_cannot_be_cleaned_is_given_up(
+async def test_connection_that_cannot_be_cleaned_is_discarded(
     pool: ThreadPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
@@ -261,10 +261,10 @@ async def test_thread_is_idle_when_its_connection_is_closed(
         return threading.current_thread()
 
     with pool.thread():
-        closing = await sync_to_async(use)()
+        closer = await sync_to_async(use)()
     assert not pool._idle
     with pool.thread():
-        assert await sync_to_async(threading.current_thread)() is not closing
+        assert await sync_to_async(threading.current_thread)() is not closer
     gate.set()
     await idle(pool, 2)
 
@@ -292,7 +292,7 @@ async def test_acquired_thread_is_released_at_the_end_of_the_block(
         assert not pool._idle
 
 
-async def test_thread_amid_a_transaction_or_a_call_is_not_given_back(
+async def test_thread_with_an_open_transaction_or_a_running_call_is_not_released(
     pool: ThreadPool,
 ) -> None:
     atomic = transaction.atomic()
@@ -358,7 +358,7 @@ async def test_streams_that_hold_more_than_half_of_the_threads_are_warned_of(
         if holds:
             await current()
 
-    # Each within the one before, which does no harm.
+    # They are nested, which does no harm.
     with ExitStack() as stack:
         await stream()
         await stream()

@@ -1,4 +1,4 @@
-"""What is released: built, installed into a project of startproject's, and served."""
+"""The release: built, installed into a project that startproject made, and served."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("distribution")
 
 
 def environment() -> dict[str, str]:
-    """Without what would lead to the environment that these tests run in."""
+    """The environment without variables that refer to this virtual environment."""
     mine = {"VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE"}
     return {
         name: value
@@ -134,7 +134,7 @@ async def view(request):
 
 urlpatterns = [path("", view)]
 """
-# Around the application, so that counting is no request of Django's.
+# Wrapped around the application, so that Django does not see the request for counts.
 COUNTED = """
 import json, threading
 from asgiref.sync import AsyncToSync, SyncToAsync
@@ -166,7 +166,7 @@ STOCK = "from django.core.asgi import get_asgi_application\n"
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """Of a new environment, with the Django that these tests run with."""
+    """The interpreter of a new environment, with the Django of this test run."""
     folder = tmp_path_factory.mktemp("venv")
     uv, python = find_uv_bin(), folder / "bin" / "python"
     run(uv, "venv", "--quiet", "--python", sys.executable, folder, cwd=folder)
@@ -187,7 +187,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
 
 @pytest.fixture
 def onloop_project(project: Path) -> Iterator[Path]:
-    """With one line changed."""
+    """The same project with one line changed."""
     asgi = project / "mysite" / "asgi.py"
     text = asgi.read_text(encoding="utf-8")
     assert text.count(STOCK) == 1
@@ -198,7 +198,7 @@ def onloop_project(project: Path) -> Iterator[Path]:
 
 
 def count(python: Path, project: Path, requests: int) -> Mapping[str, int]:
-    """Thread hops, and threads started, in so many requests."""
+    """Count the thread hops and started threads of a number of requests."""
     command: list[str | Path] = [
         python,
         "-W",

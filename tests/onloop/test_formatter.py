@@ -125,7 +125,7 @@ def needs_a_thread() -> None:
 @pytest.mark.parametrize(
     ("make", "note"),
     [
-        # Not made here, for pytest would evaluate it.
+        # Not created here, because pytest would evaluate it.
         (
             partial(SimpleLazyObject, needs_a_thread),
             "<SimpleLazyObject that cannot be shown: SynchronousOnlyOperation>",
@@ -153,7 +153,7 @@ def test_dict_that_changes_meanwhile_costs_no_line() -> None:
             return "key"
 
     changing[Key()] = "value"
-    # As another thread may do it.
+    # As another thread may change it.
     fields = parse("json", record("Paid", changing=changing))
     assert fields["changing"]["key"] == "value"
 
@@ -182,7 +182,7 @@ def test_number_of_values_is_bounded() -> None:
     assert fields["..."] == "[1 more]"
 
 
-def test_dict_that_holds_itself_takes_no_more_than_others() -> None:
+def test_recursive_dict_takes_no_more_memory_than_others() -> None:
     loop: dict[str, Any] = {}
     loop.update(dict.fromkeys("abcde", loop))
     line = Formatter("json", "tests").format(record("Paid", loop=loop))

@@ -80,17 +80,17 @@ def with_headers() -> HttpResponse:
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume:Warning")
 async def test_sends_what_djangos_handler_sends(make_response: Any) -> None:
     ours: list[Any] = []
-    djangos: list[Any] = []
+    stock: list[Any] = []
 
     async def send(message: Any) -> None:
         ours.append(message)
 
-    async def send_djangos(message: Any) -> None:
-        djangos.append(message)
+    async def send_stock(message: Any) -> None:
+        stock.append(message)
 
     await ASGIHandler().deliver(make_response(), Delivery(), send, copy_context())
-    await DjangoASGIHandler().send_response(make_response(), send_djangos)
-    assert ours == djangos
+    await DjangoASGIHandler().send_response(make_response(), send_stock)
+    assert ours == stock
     assert ours[0]["status"] == make_response().status_code
 
 
@@ -122,7 +122,7 @@ async def test_broken_stream_is_failed(observed: ASGIHandler) -> None:
     assert Observer.ends == [(200, "failed")]
 
 
-async def test_left_request_is_disconnected(observed: ASGIHandler) -> None:
+async def test_request_whose_client_left_is_disconnected(observed: ASGIHandler) -> None:
     conversation = Conversation("/wait/")
     task = conversation.start(observed)
     await views.arrived.wait()
@@ -131,7 +131,7 @@ async def test_left_request_is_disconnected(observed: ASGIHandler) -> None:
     assert Observer.ends == [(499, "disconnected")]
 
 
-async def test_left_stream_is_disconnected(observed: ASGIHandler) -> None:
+async def test_stream_whose_client_left_is_disconnected(observed: ASGIHandler) -> None:
     conversation = Conversation("/stream/")
     task = conversation.start(observed)
     await views.arrived.wait()
@@ -152,7 +152,7 @@ async def test_stopped_request_is_cancelled(observed: ASGIHandler) -> None:
 # The client leaves.
 
 
-async def test_cleanup_of_a_left_view_runs_in_its_own_task_and_context(
+async def test_cleanup_after_a_disconnect_runs_in_the_requests_own_task_and_context(
     handler: ASGIHandler,
 ) -> None:
     conversation = Conversation("/wait/")
@@ -163,7 +163,9 @@ async def test_cleanup_of_a_left_view_runs_in_its_own_task_and_context(
     assert views.events == ["cleanup red True"]
 
 
-async def test_left_stream_is_closed_in_its_own_task(handler: ASGIHandler) -> None:
+async def test_stream_whose_client_left_is_closed_in_its_own_task(
+    handler: ASGIHandler,
+) -> None:
     conversation = Conversation("/stream/")
     task = conversation.start(handler)
     await views.arrived.wait()
@@ -237,7 +239,7 @@ async def test_no_listener_is_left_behind(handler: ASGIHandler) -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_leaving_while_the_body_arrives_answers_nothing(
+async def test_client_that_leaves_during_its_upload_gets_no_answer(
     handler: ASGIHandler,
 ) -> None:
     conversation = Conversation()
@@ -367,10 +369,10 @@ async def test_urlconf_is_reset_in_the_context_of_the_request(
     assert get_urlconf() is None
 
 
-async def test_urlconf_of_the_context_it_starts_in_is_not_used(
+async def test_urlconf_of_the_surrounding_context_is_not_used(
     handler: ASGIHandler,
 ) -> None:
-    # A server may start the next request of a connection before this one is over.
+    # A server may start a connection's next request before this one has ended.
     set_urlconf("elsewhere")
     answer = await fetch(handler, "/urlconf/")
     assert answer.body == b"tests.onloop.urls"
@@ -378,7 +380,7 @@ async def test_urlconf_of_the_context_it_starts_in_is_not_used(
 
 async def test_request_leaves_nothing_to_the_garbage_collector(settings: Any) -> None:
     class Server(Conversation):
-        """Like uvicorn's: what it passes on leads back to it."""
+        """Like uvicorn's cycle: what it passes to the application refers back to it."""
 
         async def receive(self) -> Any:
             return await self.incoming.get()
@@ -386,7 +388,7 @@ async def test_request_leaves_nothing_to_the_garbage_collector(settings: Any) ->
         async def serve(self, handler: ASGIHandler) -> None:
             await handler(self.scope, self.receive, self.send)
 
-    # AuthenticationMiddleware makes a cycle of its own.
+    # AuthenticationMiddleware creates a reference cycle of its own.
     settings.MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
     handler = ASGIHandler()
     await Server().serve(handler)
@@ -517,7 +519,7 @@ def test_handler_is_recognised_as_asynchronous() -> None:
     assert iscoroutinefunction(ASGIHandler.__call__)
 
 
-# Error reporters and tracers replace methods of Django's handler.
+# Error reporters and tracers that replace methods of Django's handler.
 
 
 @pytest.mark.parametrize(
@@ -625,7 +627,7 @@ async def ask(server: Server, path: str) -> Any:
 
 
 def hang_up(writer: asyncio.StreamWriter) -> None:
-    # With no time to linger, closing sends a reset rather than a goodbye.
+    # With SO_LINGER at 0, closing sends RST instead of FIN.
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     writer.close()

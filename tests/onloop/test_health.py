@@ -32,7 +32,7 @@ async def ask() -> AsyncIterator[Ask]:
 
 
 async def forget(view: HealthCheck) -> None:
-    """As after a second."""
+    """Expire the result, as if a second had passed."""
     if view.kept_until:
         await asyncio.to_thread(view.thread.join)
         view.kept_until = 0
@@ -162,7 +162,7 @@ async def test_database_that_does_not_answer_is_named(
     view = HealthCheck(database)
     assert await ask(view) == OK
     await forget(view)
-    # As a class does it: the thread of the check has a connection of its own.
+    # Patches the class, because the thread of the check has its own connection.
     wrapper = type(connections["default"])
 
     def refuse(*args: Any) -> Any:

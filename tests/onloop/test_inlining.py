@@ -1,4 +1,4 @@
-"""Django's own middleware answers on the loop as it does in its threads."""
+"""Django's own middleware gives the same responses on the loop as in threads."""
 
 import asyncio
 import functools
@@ -32,7 +32,7 @@ from onloop.handler import ASGIHandler
 from . import views
 from .conftest import Answer, Count, fetch
 
-# The policy came with Django 6.0.
+# New in Django 6.0.
 HAS_CSP = django.VERSION >= (6,)
 SECRET = "s" * 32
 TOKEN = {"cookie": f"csrftoken={SECRET}", "x-csrftoken": SECRET}
@@ -128,14 +128,14 @@ SCENARIOS = [
     written_and_read("session in db"),
     written_and_read("session in cache", SESSION_ENGINE=SESSIONS + "cache"),
     written_and_read("session in cached db", SESSION_ENGINE=SESSIONS + "cached_db"),
-    # The asynchronous methods of this engine read files on the loop.
+    # The asynchronous methods of this session engine read files on the loop.
     written_and_read(
         "session in file", "/session/sync", SESSION_ENGINE=SESSIONS + "file"
     ),
     written_and_read("session signed", SESSION_ENGINE=SESSIONS + "signed_cookies"),
     written_and_read("session always saved", SESSION_SAVE_EVERY_REQUEST=True),
     written_and_read("session until closed", SESSION_EXPIRE_AT_BROWSER_CLOSE=True),
-    # A hook raises behind another one that is to see the response made of it; so does
+    # A hook raises inside another one, which has to see the resulting response; so does
     # "wrong host" on the way in.
     Scenario(
         "session lost",
@@ -209,7 +209,7 @@ def remember(jar: dict[str, str], answer: Answer) -> None:
 
 @pytest.fixture
 def predictable(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Time stands still, and each call starts the same random sequence."""
+    """Freeze the time and the random sequence."""
 
     def restart() -> None:
         numbers = itertools.count()
@@ -234,7 +234,7 @@ async def test_responses_are_identical_to_stock(
     tmp_path: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Or stock Django's thread would end with its connection open.
+    # Otherwise stock Django's thread would end with its connection open.
     monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
     settings.SESSION_FILE_PATH = str(tmp_path)
     for name, value in scenario.settings.items():
@@ -278,7 +278,7 @@ async def test_response_that_cannot_be_made_of_an_exception_is_made_further_out(
 
 
 def wrapped(get_response: Any) -> Any:
-    """A middleware that puts code of its own around one of Django's."""
+    """A middleware that wraps one of Django's."""
     inner: Any = CommonMiddleware(get_response)
 
     @functools.wraps(inner)
@@ -305,7 +305,7 @@ async def test_code_between_two_middlewares_runs(settings: Any) -> None:
 
 
 class Wrapping:
-    """As Sentry's does around every middleware."""
+    """Wraps a middleware as Sentry does."""
 
     sync_capable = False
     async_capable = True
@@ -328,14 +328,14 @@ async def test_middleware_in_an_instrumentation_stays_on_the_loop(
 
 
 class AnyAttribute:
-    """As a database of pymongo's."""
+    """Has every attribute, like a database of pymongo."""
 
     def __getattr__(self, name: str) -> Any:
         return AnyAttribute()
 
 
 class Holding(Wrapping):
-    """Middleware attributes that are no middlewares."""
+    """A middleware with attributes that are not middlewares."""
 
     def __init__(self, get_response: Any) -> None:
         super().__init__(get_response)
@@ -450,7 +450,7 @@ async def test_modified_session_is_saved_in_a_thread(
 
 
 class OpensFiles(LocMemCache):
-    """As a cache of diskcache's."""
+    """A cache backend that may block, like that of diskcache."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -554,7 +554,7 @@ def wrapped_hook() -> type:
 @pytest.mark.parametrize(
     "make", [own_acall, own_async_hook, patched_hook, wrapped_hook]
 )
-def test_steps_aside_for_a_class_it_does_not_know(
+def test_unknown_class_is_not_inlined(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cls = make()

@@ -1,4 +1,4 @@
-"""Tools see of each request what they see of it under stock Django's handler."""
+"""Instrumentations report about a request what they report under stock Django."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ STATUS = {
     "async-error": 500,
     "sync-error": 500,
     "nowhere": 404,
-    # Posted without the token against CSRF, so that no view is called.
+    # Posted without a CSRF token, so that no view is called.
     "refused": 403,
 }
 SENTRY_STATUS = {
@@ -51,7 +51,7 @@ PARENT = "00f067aa0ba902b7"
 
 
 class Backend(ThreadingHTTPServer):
-    """Takes what a tool sends, at any path."""
+    """Accepts whatever an instrumentation sends, at any path."""
 
     daemon_threads = True
 
@@ -63,7 +63,7 @@ class Backend(ThreadingHTTPServer):
 class Receiver(BaseHTTPRequestHandler):
     # Keeps connections alive.
     protocol_version = "HTTP/1.1"
-    # Head and body in one packet: a client acknowledges the first of two late.
+    # Head and body in one packet, to avoid delayed acknowledgements.
     wbufsize = -1
     server: Backend
 
@@ -84,12 +84,12 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 def trace_id(handler: str, kind: str, number: int) -> str:
-    """Of the caller's trace: each request has one of its own."""
-    # Of 64 bits, as Datadog's headers have it.
+    """The headers of the caller's trace; each request has its own."""
+    # 64 bits, as in Datadog's headers.
     return f"{1 + list(STATUS).index(kind):020x}{len(handler):04x}{number:08x}"
 
 
-# What each tool tells: the id of the trace, and facts about it. A "root" is about the
+# What each tool reports: the trace id and facts about it. A "root" describes the
 # request as a whole.
 Facts = Iterator[tuple[str, tuple[Any, ...]]]
 
@@ -172,7 +172,7 @@ def ddtrace(backend: Backend, server: Server) -> Facts:
                         span.get("error", 0),
                     ),
                 )
-    # One of 64 bits is a decimal number.
+    # A 64-bit id is a decimal number.
     yield from logged(
         server, "dd.trace_id", lambda id: f"{int(id):032x}" if id.isdigit() else id
     )
@@ -182,8 +182,8 @@ def newrelic(backend: Backend, server: Server) -> Facts:
     for told in server.lines():
         if nodes := told.get("nodes"):
             about = [told["path"], *told["errors"]]
-            # Without a view it is of the handler, or of what New Relic put into the
-            # middlewares of the first handler that was made, and only of that.
+            # Without a view, it names the handler, or what New Relic put into the
+            # middleware of the first handler that was created, and only of that one.
             if "instrumented" in told["name"]:
                 about.append(told["name"])
             is_child = told["parent"] == PARENT
@@ -203,12 +203,12 @@ def logged(server: Server, field: str, parse: Callable[[str], str]) -> Facts:
 
 class Tool(NamedTuple):
     read: Callable[[Backend, Server], Facts]
-    # What else it has to tell of a request to this kind of view.
+    # What else it has to report about a request to this kind of view.
     expected: Callable[[str], set[str]]
     # In front of uvicorn.
     command: list[str | Path]
     env: dict[str, str]
-    # Of a request whose trace and parent are these.
+    # A request with this trace and this parent.
     headers: Callable[[str], dict[str, str]]
 
 
@@ -275,7 +275,7 @@ def tool(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def told(tool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """What a tool tells of the same concurrent requests to each of the two handlers."""
+    """What a tool reports about the same concurrent requests to each handler."""
     read, _, command, settings, headers = TOOLS[tool]
     with Backend() as backend, ExitStack() as stack:
         thread = threading.Thread(target=backend.serve_forever, daemon=True)
@@ -323,27 +323,27 @@ def told(tool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
 
 
 @pytest.mark.parametrize("kind", STATUS)
-def test_tool_tells_what_it_tells_under_stock_django(
+def test_instrumentation_reports_the_same_as_under_stock_django(
     told: Told, tool: str, kind: str
 ) -> None:
     for number in NUMBERS:
         onloop = sorted(told[trace_id("onloop", kind, number)], key=str)
         stock = told[trace_id("stock", kind, number)]
         if (tool, kind) == ("ddtrace", "stream"):
-            # Stock Django ends a stream when ddtrace has closed the trace.
+            # Under stock Django, ddtrace closes the trace before the stream ends.
             stock = [*stock, ("line", f"the end of /stream/{number}")]
         assert onloop == sorted(stock, key=str)
 
 
 @pytest.mark.parametrize("kind", STATUS)
-def test_tool_tells_of_each_request_what_is_its_own(
+def test_instrumentation_keeps_concurrent_requests_apart(
     told: Told, tool: str, kind: str
 ) -> None:
     expected = TOOLS[tool].expected(kind)
     if kind == "nowhere":
         expected -= {f"/{kind}/{{number}}", f"{kind}/<int:number>"}
     if tool in {"sentry", "opentelemetry"}:
-        # Logged without Logger.info(), which their integrations see all the same.
+        # Logged without Logger.info(), and seen by their integrations all the same.
         expected |= {"the end of"}
     for number in NUMBERS:
         facts = told[trace_id("onloop", kind, number)]
@@ -352,7 +352,7 @@ def test_tool_tells_of_each_request_what_is_its_own(
         assert numbers == {str(number)}
         values |= {value.rpartition(" ")[0] for value in values}
         assert values >= expected | {f"/{kind}/{number}"}
-        # The ORM's, in whatever thread.
+        # The ORM's query, in any thread.
         assert any("django_session" in v for v in values) == (
             STATUS[kind] in {200, 500}
         )

@@ -1,4 +1,4 @@
-"""The log of a live server, through a pipe, to its end."""
+"""The log of a live server, read from a pipe until the server has ended."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("live log")
 
 
 class SlowReader(threading.Thread):
-    """Writes what it reads from a pipe to a file."""
+    """Copies a pipe to a file."""
 
     def __init__(self, log: Path) -> None:
         super().__init__(daemon=True)
@@ -80,9 +80,9 @@ def test_log_of_one_process(start: Start) -> None:
     with start() as server:
         server.request("/children/")
         server.wait_for(lambda: bool(server.lines(message="children ended")))
-        # The session of the user takes a query, for which there is no thread here.
+        # Reading the session would need a query, and so a thread.
         server.request("/lazy/", headers={"Cookie": "sessionid=0123456789abcdef"})
-        # Its threads are busy for longer than the test may take.
+        # The executor's threads are busy for longer than the test may take.
         server.request("/fill-executor/")
     kinds = Counter(line["kind"] for line in server.lines(message="in a child"))
     assert kinds == dict.fromkeys(("os.fork", "fork", "forkserver", "pool"), 1)

@@ -1,4 +1,4 @@
-"""Each thread hop of a request is counted, for the one who made it."""
+"""Each thread hop of a request is counted, for the middleware that caused it."""
 
 import asyncio
 import contextvars
@@ -58,7 +58,7 @@ async def partially(request: HttpRequest) -> HttpResponse:
 
 
 async def detached(request: HttpRequest) -> HttpResponse:
-    # Around the task there is nothing of this request.
+    # No frame outside of the task belongs to this request.
     await asyncio.create_task(User.objects.acount())
     return HttpResponse()
 
@@ -130,7 +130,7 @@ def forgotten() -> Iterator[None]:
 
 @pytest.fixture
 def insert(settings: Settings) -> Callable[..., list[str]]:
-    """Put these among Django's middlewares, and give their paths."""
+    """Insert these between Django's middlewares; return their paths."""
 
     def insert(place: int, *names: str) -> list[str]:
         paths = [f"{MIDDLEWARES}.{name}" for name in names]
@@ -143,7 +143,7 @@ def insert(settings: Settings) -> Callable[..., list[str]]:
 
 
 def hopping(measurement: Measurement) -> dict[str, list[str]]:
-    """What hopped, by middleware."""
+    """What was called in a thread, by middleware."""
     assert all(hop.where for hop in measurement.thread_hops)
     rows = [*measurement.middleware, ("other", "", measurement.other)]
     return {name: [hop.what for hop in hops] for name, _, hops in rows if hops}
@@ -192,7 +192,7 @@ async def test_stock_django_makes_fifteen() -> None:
         ),
     ],
 )
-async def test_hops_of_the_view_are_nobody_elses(
+async def test_hops_of_the_view_belong_to_no_middleware(
     path: str, expected: list[str], where: list[str]
 ) -> None:
     measurement = await measure(path)
@@ -304,7 +304,7 @@ async def test_settings_that_send_djangos_own_to_a_thread(
     change: dict[str, Any],
     expected: dict[str, int],
 ) -> None:
-    # Looked for once in a process.
+    # Looked up once in each process.
     monkeypatch.delattr(FileSession, "_storage_path", raising=False)
     for name, value in change.items():
         setattr(settings, name, value)
@@ -323,7 +323,7 @@ async def test_synchronous_middleware_hops_to_be_called_and_to_call(
     assert (own[0], len(own[1])) == (path, 2)
     called = [*settings.MIDDLEWARE[place + 1 :], "django.core.handlers.base."][0]
     assert own[1][1].startswith(f"async_to_sync({called}")
-    # Django calls its own that are outside of it in its thread.
+    # Django's own middleware outside of it runs in its thread.
     outside, inside = settings.MIDDLEWARE[:place], settings.MIDDLEWARE[place + 1 :]
     assert executions(measurement) == {
         **dict.fromkeys(outside, "in a thread"),
@@ -359,7 +359,7 @@ async def test_inlined_middleware_hops_for_what_blocks() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_report_of_an_error_is_the_inlined_middlewares_that_raised_it() -> None:
+async def test_hop_of_an_error_response_belongs_to_the_middleware_that_raised() -> None:
     measurement = await measure("/lose/")
     assert measurement.status == 400
     assert hopping(measurement)[SESSIONS] == [
@@ -368,13 +368,13 @@ async def test_report_of_an_error_is_the_inlined_middlewares_that_raised_it() ->
     ]
 
 
-async def test_report_of_an_error_is_the_views() -> None:
+async def test_hop_of_a_failing_views_response_belongs_to_no_middleware() -> None:
     measurement = await measure("/failing/")
     assert measurement.status == 500
     assert list(hopping(measurement)) == ["other"]
 
 
-async def test_async_hook_for_exceptions_is_its_middlewares(
+async def test_hop_of_an_exception_hook_belongs_to_its_middleware(
     insert: Callable[..., list[str]],
 ) -> None:
     [path] = insert(2, "ExceptionHook")
@@ -429,7 +429,7 @@ async def test_redirect_is_not_followed() -> None:
 async def test_no_thread_stays_behind() -> None:
     before = set(threading.enumerate())
     assert len((await measure("/orm/")).thread_hops) == 1
-    # asyncio keeps its own until the loop is closed.
+    # asyncio keeps its executor's thread until the loop is closed.
     await until(
         lambda: (
             {

@@ -79,7 +79,9 @@ def test_rows_with_hops_have_another_colour(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("name", ["Hopping", "Mixed", "SyncOnly"])
-def test_hops_fail_only_when_they_must_not_be(settings: Settings, name: str) -> None:
+def test_command_fails_only_on_hops_that_are_not_allowed(
+    settings: Settings, name: str
+) -> None:
     run("--fail-on-hops")
     add(settings, name)
     run()
@@ -117,7 +119,7 @@ def test_path_begins_with_a_slash(path: str) -> None:
         run(path)
 
 
-def test_django_that_onloop_does_not_know_is_not_measured(
+def test_unsupported_django_is_not_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_compat, "PROBLEM", "a name is missing")

@@ -1,4 +1,4 @@
-"""Importing, installing and serving onloop changes nothing of Django's."""
+"""Importing, installing and serving onloop changes nothing in Django."""
 
 import json
 import subprocess

@@ -30,9 +30,9 @@ from . import outcomes
 from .conftest import Conversation, fetch, until
 
 pytestmark = pytest.mark.filterwarnings(
-    # Django's, of synchronous iterators such as those of its own FileResponse.
+    # Django warns about synchronous iterators, such as that of its own FileResponse.
     "ignore:StreamingHttpResponse must consume:Warning",
-    # The handler of Django 5.2 does not close the body of a request that is cut short.
+    # Django 5.2's handler does not close the body of a request that is cut short.
     "ignore:Unclosed file:ResourceWarning",
 )
 OBSERVER = "tests.onloop.outcomes.Observer"
@@ -53,7 +53,7 @@ async def application(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     yield handler
     if isinstance(handler, ASGIHandler):
         await handler.threads.shutdown()
-    # Here, and not in another test, that does not expect the warning.
+    # Collected here, and not in another test that does not expect the warning.
     gc.collect()
 
 
@@ -152,7 +152,7 @@ async def leave(application: Any, path: str, method: str = "GET") -> None:
     await outcomes.arrived.wait()
     assert not outcomes.ends
     conversation.leave()
-    # Django's own handler passes the cancellation of a view on.
+    # Django's own handler propagates the cancellation of a view.
     with suppress(asyncio.CancelledError):
         await task
 
@@ -174,7 +174,7 @@ async def test_client_that_leaves_amid_a_stream_is_disconnected(
     assert the_end().first_byte is not None
 
 
-async def test_generator_of_a_left_stream_is_closed_by_its_own_task() -> None:
+async def test_generator_of_a_disconnected_stream_is_closed_by_its_own_task() -> None:
     handler = ASGIHandler()
     await leave(handler, "/stream/never/")
     assert outcomes.events == ["in the stream", "cleaned up"]
@@ -197,7 +197,7 @@ async def test_client_that_asks_for_the_head_of_a_stream_may_leave_with_it(
 
 
 @pytest.mark.parametrize("path", ["/stubborn/", "/stubborn/?stream"])
-async def test_response_that_nobody_gets_is_disconnected(
+async def test_response_that_nobody_receives_is_disconnected(
     handler: ASGIHandler, path: str
 ) -> None:
     await leave(handler, path)
@@ -258,7 +258,7 @@ async def abort(application: Any) -> None:
     assert conversation.sent == []
 
 
-async def test_upload_that_is_aborted_is_told_outermost_first(settings: Any) -> None:
+async def test_aborted_upload_is_reported_outermost_first(settings: Any) -> None:
     inner = settings.MIDDLEWARE[1:]
     settings.MIDDLEWARE = ["tests.onloop.outcomes.Outer", *inner, OBSERVER]
     await abort(ASGIHandler())
@@ -273,7 +273,7 @@ def not_used(get_response: Any) -> Any:
     raise MiddlewareNotUsed
 
 
-async def test_abort_is_told_once_also_inside_of_a_middleware_that_is_not_used(
+async def test_abort_is_reported_once_inside_an_unused_middleware(
     settings: Any,
 ) -> None:
     settings.MIDDLEWARE = [f"{__name__}.not_used", *settings.MIDDLEWARE]
@@ -314,14 +314,14 @@ async def test_request_that_a_receiver_refuses_failed(handler: ASGIHandler) -> N
 
 
 class Stalled(Conversation):
-    """With a server that stops sending at the last message."""
+    """A conversation whose server never finishes sending the last message."""
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
         if message["type"] == "http.response.body" and not message.get("more_body"):
             outcomes.arrived.set()
             try:
-                # Nothing here that the cancellation would reach by itself.
+                # With sleep(0) there is no future that the cancellation could end.
                 while True:
                     await asyncio.sleep(0)
             except asyncio.CancelledError:
@@ -330,7 +330,7 @@ class Stalled(Conversation):
 
 
 class Slow(Conversation):
-    """With a server that waits for each message to be sent."""
+    """A conversation whose server waits before it sends each message."""
 
     async def send(self, message: Any) -> None:
         outcomes.log(outcomes.colour.get())
@@ -365,7 +365,9 @@ async def test_client_that_leaves_amid_the_last_message_is_disconnected(
     assert outcomes.events[-1] == "no longer sent"
 
 
-async def test_response_is_told_as_made_before_it_is_sent(handler: ASGIHandler) -> None:
+async def test_response_ends_when_it_was_made_not_when_it_was_sent(
+    handler: ASGIHandler,
+) -> None:
     conversation = Stalled("/ok/")
     task = conversation.start(handler)
     await outcomes.arrived.wait()
@@ -397,7 +399,7 @@ async def test_observer_that_raises_hides_no_cancellation(settings: Any) -> None
         await task
 
 
-async def test_each_is_told_of_a_request_without_a_body(
+async def test_process_abort_that_raises_does_not_hide_the_end_from_others(
     settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.MIDDLEWARE = [f"{__name__}.RaisingAbort", *settings.MIDDLEWARE]
@@ -440,7 +442,7 @@ def raising_observer(get_response: Any) -> Any:
 @pytest.mark.parametrize(
     "path", ["/ok/", "/stream/success/", "/stream/failure/", "/stream/empty/"]
 )
-async def test_end_is_told_in_the_context_of_the_request(
+async def test_end_is_reported_in_the_context_of_the_request(
     application: Any, path: str
 ) -> None:
     with suppress(ArithmeticError):
@@ -450,7 +452,7 @@ async def test_end_is_told_in_the_context_of_the_request(
 
 
 @pytest.mark.parametrize("path", ["/wait/", "/stream/never/"])
-async def test_end_of_a_left_request_is_told_in_its_context(
+async def test_end_after_a_disconnect_is_reported_in_the_requests_context(
     application: Any, path: str
 ) -> None:
     await leave(application, path)
@@ -519,7 +521,7 @@ async def test_stream_that_was_cancelled_before_it_was_sent_is_cancelled(
 ) -> None:
     settings.MIDDLEWARE = ["tests.onloop.outcomes.replacing", OBSERVER]
     await cancel(ASGIHandler(), "/stream/never/?wait")
-    # A traceback may hold the response for a while.
+    # A traceback may keep the response alive for a while.
     await until(lambda: bool(outcomes.ends))
     assert status_and_outcome() == (200, "cancelled")
 
@@ -570,7 +572,7 @@ async def test_stream_of_the_async_client_that_raises_failed(
     assert status_and_outcome() == (200, "failed")
 
 
-async def test_stream_of_the_async_client_that_is_not_read_was_left(
+async def test_unread_stream_of_the_async_client_is_disconnected(
     async_client: AsyncClient,
 ) -> None:
     response = await async_client.get("/stream/success/")

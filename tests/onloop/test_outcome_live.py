@@ -89,7 +89,7 @@ def status_and_outcome(server: Server, path: str) -> tuple[int | None, str]:
 
 
 def reset(client: socket.socket) -> None:
-    """Without a goodbye: the server gets RST instead of FIN."""
+    """Close with RST instead of FIN."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
@@ -145,9 +145,7 @@ def test_stream_that_raises_failed(server: Server, path: str) -> None:
         "/sync-raises/KeyboardInterrupt/",
     ],
 )
-def test_view_that_raises_what_is_no_exception_failed(
-    onloop: Server, path: str
-) -> None:
+def test_view_that_raises_a_base_exception_failed(onloop: Server, path: str) -> None:
     assert onloop.request(path)[0] == 500
     assert status_and_outcome(onloop, path) == (500, "failed")
 
@@ -162,9 +160,7 @@ def test_view_that_raises_what_is_no_exception_failed(
         "/sync-stream-raises/GeneratorExit/",
     ],
 )
-def test_stream_that_raises_what_is_no_exception_failed(
-    onloop: Server, path: str
-) -> None:
+def test_stream_that_raises_a_base_exception_failed(onloop: Server, path: str) -> None:
     with onloop.connect(path) as client:
         while client.recv(4096):
             pass
@@ -201,7 +197,7 @@ def test_response_that_the_server_refuses_failed(
         answer = b""
         while more := client.recv(4096):
             answer += more
-    # Nobody got a status where the server closed the connection instead.
+    # Nobody received a status if the server closed the connection instead.
     assert answer.startswith(f"HTTP/1.1 {status}".encode()) or not answer
     assert status_and_outcome(any_onloop, path) == (status, "failed")
 
@@ -268,7 +264,7 @@ def test_client_may_leave_once_it_has_the_announced_length(server: Server) -> No
     assert status_and_outcome(server, "/stream/length/") == (200, "completed")
 
 
-def test_response_that_nobody_gets_is_disconnected(onloop: Server) -> None:
+def test_response_that_nobody_receives_is_disconnected(onloop: Server) -> None:
     with onloop.connect("/stubborn/"):
         wait_for_event(onloop, "in the stubborn view")
     assert status_and_outcome(onloop, "/stubborn/") == (499, "disconnected")
@@ -329,7 +325,7 @@ def test_requests_after_a_large_body_start_with_a_clean_context(
 
 
 def upload(server: Server, path: str) -> socket.socket:
-    """With the first half of a body of eight bytes."""
+    """Send the first half of a body of eight bytes."""
     client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 8\r\n\r\n"
     client.sendall(f"{head}half".encode())
@@ -365,7 +361,7 @@ def test_body_that_takes_longer_than_the_deadline_is_answered_504(start: Start) 
         assert answer.endswith(b"Gateway Timeout\n")
         line = wait_for_end(server, "/upload/?late")
         assert (line["end_status"], line["end_outcome"]) == (504, "completed")
-        # The loop's clock may stand still for a while.
+        # The loop's clock may lag behind.
         assert line["upload"] > 0.1
         assert server.request("/ok/")[0] == 200
 
@@ -398,5 +394,5 @@ def test_requests_that_run_when_the_server_stops_are_cancelled(start: Start) -> 
     assert status_and_outcome(server, "/ok/") == (200, "completed")
     assert status_and_outcome(server, "/wait/") == (None, "cancelled")
     assert status_and_outcome(server, "/stream/never/") == (200, "cancelled")
-    # In its own task, not in another.
+    # In the request's own task, not in another.
     assert len(server.lines(message="cleaned up")) == 2

@@ -1,4 +1,4 @@
-"""What the panel tells of the requests of a live server, and when it is not there."""
+"""What the panel shows of a live server's requests, and when it is not available."""
 
 import json
 import os
@@ -28,7 +28,7 @@ markers = count()
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("panel") / "log"
     with serve(COMMAND, log, ROOT, {**os.environ, "DEBUG": "1"}) as server:
-        # It has Django import the URLconf, and so the panel.
+        # Makes Django import the URLconf, and with it the panel.
         server.request("/plain/")
         yield server
 
@@ -53,7 +53,7 @@ def latest(server: Server) -> list[dict[str, Any]]:
 
 
 def request(server: Server, path: str, method: str = "GET") -> dict[str, Any]:
-    """The row of a request that is made now."""
+    """Make a request and return its row."""
     server.request(path, method)
     return latest(server)[0]
 
@@ -147,7 +147,7 @@ def test_log_lines(server: Server) -> None:
     assert failed.count("ValueError: broken") == 1
 
 
-def test_log_that_is_forgotten(server: Server) -> None:
+def test_log_of_an_old_request_is_gone(server: Server) -> None:
     assert server.request(f"{PANEL}1/log")[0] == 404
 
 
@@ -184,7 +184,7 @@ def test_open_panel_does_not_hold_up_the_end(tmp_path: Path) -> None:
         while stream.readline() != "retry: 500\n":
             pass
         server.process.terminate()
-        # The last of the chunks: it ended as it should.
+        # The last chunk: the stream ended properly.
         assert stream.read().endswith("\n0\n\n")
         server.process.wait(10)
     assert "Traceback" not in server.log.read_text()

@@ -66,7 +66,7 @@ class Middleware(MiddlewareMixin):
     pass
 """
 
-# What a test has as the body of its view.
+# The view, whose body each test supplies.
 VIEWS = """
 from django.http import HttpResponse
 from django.urls import path
@@ -94,7 +94,7 @@ async def test_get(async_client):
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Write a project with one view, and run a test module in it."""
-    # It would outrank the project's.
+    # It would take precedence over the project's.
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
 
     def run(
@@ -181,7 +181,7 @@ def test_threads_and_synchronous_code_may_block(run: Run) -> None:
     run(test).assert_outcomes(passed=2)
 
 
-def test_what_django_answered_with_500_fails_the_test(run: Run) -> None:
+def test_blocking_call_that_django_answered_with_500_fails_the_test(run: Run) -> None:
     test = """
         import pytest
 
@@ -315,7 +315,7 @@ def test_message_names_the_line_that_calls_a_library(
 def test_what_happens_once_in_a_process_may_block(
     run: Run, pytester: pytest.Pytester
 ) -> None:
-    # Each is the first in its process that does so.
+    # Each test runs in a new process, in which it is the first to do so.
     test = """
         import mimetypes
         from zoneinfo import ZoneInfo
@@ -481,7 +481,7 @@ def test_project_without_django_is_unaffected(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    # Or it would take the options of a folder around it.
+    # Otherwise pytest would use the options of a parent folder.
     pytester.makeini("[pytest]")
     pytester.makepyfile("""
         import asyncio

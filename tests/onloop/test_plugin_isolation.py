@@ -89,7 +89,7 @@ urlpatterns = [
 ]
 """
 
-# The order of the tests is that of the environment, and none of them finds a row.
+# The environment sets the order of the tests, none of which may find a row.
 CONFTEST = """
 import os
 import random
@@ -247,7 +247,7 @@ def run(
     if database == "postgresql":
         database = request.getfixturevalue("postgresql").pgdata
     monkeypatch.setenv("DATABASE", str(database))
-    # It would outrank the project's.
+    # It would take precedence over the project's.
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     pytester.makepyprojecttoml(PYPROJECT)
     pytester.makeconftest(CONFTEST)
@@ -257,7 +257,7 @@ def run(
     def run(tests: str, *args: str, order: str = "written") -> pytest.RunResult:
         monkeypatch.setenv("ORDER", order)
         pytester.makepyfile(test_rows=tests)
-        # A database that is locked would wait for ever.
+        # A locked database would wait forever.
         return pytester.runpytest_subprocess(*args, timeout=100)
 
     return run
@@ -386,7 +386,7 @@ def test_atomic_that_a_cancelled_task_left_open_is_rolled_back(run: Run) -> None
     """
     result = run(tests, "--durations=1", "--durations-min=4")
     result.assert_outcomes(passed=5)
-    # Nobody waits for the thread that left it open.
+    # The thread that left it open is not waited for.
     result.stdout.no_fnmatch_line("*s teardown *")
 
 
@@ -409,7 +409,7 @@ def test_atomic_of_one_thread_waits_for_that_of_another(run: Run) -> None:
                 with suppress(ZeroDivisionError), transaction.atomic():
                     Row.objects.create(name="rolled back")
                     inside.set()
-                    # It is not, for that waits for the end of this block.
+                    # It is not done: it waits for the end of this block.
                     assert not created.wait(0.2)
                     1 / 0
 
@@ -437,7 +437,7 @@ def test_atomic_of_one_thread_waits_for_that_of_another(run: Run) -> None:
 
 @on("file")
 def test_cursor_of_a_thread_leaves_nothing_in_progress(run: Run) -> None:
-    # SQLite opens no savepoint amid a statement that writes.
+    # SQLite opens no savepoint during a statement that writes.
     tests = """
         import asyncio
         import threading
@@ -522,7 +522,7 @@ def test_atomic_that_waits_for_another_thread_does_not_hang(run: Run) -> None:
 
             before = time.monotonic()
             await asyncio.to_thread(count_in_thread, asyncio.get_running_loop())
-            # It has waited once.
+            # It has timed out once.
             assert 1 <= time.monotonic() - before < 10
     """
     run(tests).assert_outcomes(passed=1)
@@ -618,7 +618,7 @@ def test_connections_of_fixtures_of_the_session_are_closed(run: Run) -> None:
         def test_rows(rows_of_migrations):
             assert rows_of_migrations == 0
     """
-    # PostgreSQL drops no database that is in use, which pytest-django warns of.
+    # PostgreSQL does not drop a database that is in use, and pytest-django warns.
     run(tests, "-o", "asyncio_default_fixture_loop_scope=session").assert_outcomes(
         passed=1
     )

@@ -1,4 +1,4 @@
-"""What must be true of PostgreSQL too, whose connections are not those of SQLite."""
+"""Tests that also have to pass on PostgreSQL, whose connections behave differently."""
 
 import os
 import subprocess

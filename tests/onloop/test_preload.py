@@ -40,7 +40,7 @@ def test_routes_templates_and_translations_are_loaded(project: Path) -> None:
     assert "de" in trans_real._translations  # type: ignore[attr-defined]
 
 
-def test_what_is_faulty_is_left_to_its_request(
+def test_what_cannot_be_loaded_is_left_to_its_request(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project / "unread_urls.py").write_text("1 / 0")
@@ -59,7 +59,7 @@ def test_what_is_faulty_is_left_to_its_request(
     assert not [message for message in told if "templates" in message]
 
 
-def test_a_folder_of_templates_without_an_end_does_not_hold_up_the_start(
+def test_endless_template_folder_does_not_delay_the_start(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "TEMPLATES_TIMEOUT", -1)

@@ -1,4 +1,4 @@
-"""Lines wait for a thread of their own, and the event loop never for the lines."""
+"""A separate thread writes the lines, and the event loop never waits for it."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ class Pipe:
         return [json.loads(line) for line in self.read_text().splitlines()]
 
     def read_text(self) -> str:
-        """All, once the writer has closed its end."""
+        """Everything, once the writer has closed its end."""
         text = ""
 
         def drain() -> None:
@@ -72,12 +72,12 @@ def pipe() -> Iterator[Pipe]:
         pipe.stream.close()
 
 
-def test_stalled_reader_does_not_hold_up_who_logs(pipe: Pipe) -> None:
+def test_stalled_reader_does_not_block_logging(pipe: Pipe) -> None:
     pipe.handler.start()
     start = time.perf_counter()
     for number in range(5000):
         logger.info("line %d", number)
-    # A pipe holds 64 KiB, a tenth of this: without the queue it would never end.
+    # A pipe holds 64 KiB, a tenth of this: without the queue, this would hang.
     assert time.perf_counter() - start < 5
     assert [line["message"] for line in pipe.read()] == [
         f"line {number}" for number in range(5000)
@@ -112,7 +112,7 @@ def test_subclass_of_the_formatter_formats_in_the_queue_too(pipe: Pipe) -> None:
     assert pipe.read() == [{"short": "Hello"}]
 
 
-def test_formatter_that_fails_does_not_fail_who_logs(
+def test_failing_formatter_does_not_fail_the_caller(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -147,7 +147,7 @@ def test_lines_beyond_the_bytes_are_dropped_and_counted(pipe: Pipe) -> None:
     for number in range(900):
         logger.info("\U0001f600" * 1000, extra={"number": number, "list": [number]})
     waiting: Any = pipe.handler.waiting
-    # Four bytes each, beside what the pipe holds.
+    # Four bytes for each character, in addition to what the pipe holds.
     assert sum(len(entry.message) * 4 for entry in waiting) < 2**20 * 1.2
     lines = pipe.read()
     dropped = [line["dropped"] for line in lines if "dropped" in line]
@@ -162,7 +162,7 @@ def make_record(message: str, *args: object, **kwargs: Any) -> logging.LogRecord
 
 
 class Body:
-    """Weakly referable, unlike bytes."""
+    """Bytes that can be weakly referenced."""
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -181,7 +181,7 @@ def test_waiting_exception_keeps_nothing_that_its_frames_hold(
     try:
         view()
     except ValueError:
-        # Past pytest, which keeps each record.
+        # Bypass pytest, which keeps each record.
         pipe.handler.handle(make_record("failed", exc_info=sys.exc_info()))
     gc.collect()
     assert len(pipe.handler.waiting) == 1
@@ -369,10 +369,10 @@ def test_child_that_is_forked_amid_a_write_writes_its_own_line(pipe: Pipe) -> No
         logger.info("line %d", number)
     written = 0
     while written != (written := pipe.handler.written) or not written:
-        # Until the pipe is full, and the thread waits with what locks it has.
+        # Until the pipe is full, and the thread waits while it holds its locks.
         time.sleep(0.05)
     with warnings.catch_warnings():
-        # That this process has threads.
+        # Python warns that this process has threads.
         warnings.simplefilter("ignore")
         if (pid := os.fork()) == 0:
             logger.info("child")
@@ -394,7 +394,7 @@ def test_reader_that_stalls_does_not_keep_the_server_from_stopping(
     for _ in stopping([pipe.handler], stall=0.2, timeout=60):
         time.sleep(0.01)
     assert time.monotonic() - start < 30
-    # It does not wait again, nor does a line.
+    # Neither it nor a line waits again.
     pipe.handler.close()
     logger.info("too late")
     messages = [line["message"] for line in pipe.read()]

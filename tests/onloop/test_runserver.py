@@ -29,7 +29,7 @@ APPLICATION, STOCK = object(), ASGIHandler()
 
 @pytest.fixture
 def configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What uvicorn is told, instead of running it."""
+    """The arguments for uvicorn, which is not run."""
     settings.ASGI_APPLICATION = "config.asgi.application"
     options: dict[str, Any] = {}
 
@@ -55,7 +55,7 @@ def run(*arguments: str, skip_checks: bool = False) -> tuple[str, str]:
     return out.getvalue(), err.getvalue()
 
 
-# It closes the connections that it used.
+# The command closes the connections that it used.
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -186,7 +186,7 @@ def test_database_is_left_when_the_migrations_are_checked(
     assert connection.connection is None
 
 
-def test_database_that_is_away_is_a_warning(
+def test_unreachable_database_is_a_warning(
     configured: dict[str, Any],
     free_port: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -207,7 +207,7 @@ from tests.onloop.settings import *
 
 BASE_DIR = Path(__file__).parent
 ASGI_APPLICATION = "live_asgi.serve"
-# What uvicorn says is what it says by itself.
+# Without LOGGING, uvicorn's lines have uvicorn's own format.
 LOGGING = {}
 """
 ASGI = """
@@ -236,7 +236,7 @@ def live(tmp_path: Path, free_port: int) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # The reloader's process has another that serves.
+            # The reloader's process has a child process that serves.
             start_new_session=True,
         )
     server = Server(process, log)

@@ -94,11 +94,11 @@ def query() -> None:
 
 
 def query_of_a_new_connection() -> None:
-    # As in a server whose threads have none yet.
-    fresh = connection.copy()
-    with fresh.cursor() as cursor:
+    # A new connection, as in a server whose threads have none yet.
+    new = connection.copy()
+    with new.cursor() as cursor:
         cursor.execute("SELECT 1")
-    fresh.close()
+    new.close()
 
 
 async def queries(request: HttpRequest, times: int) -> HttpResponse:
@@ -239,7 +239,7 @@ async def test_span_outside_of_a_request_does_nothing(
 
 @pytest.mark.parametrize("name", ["", "a b", "a;b", 'a"b', "f\u00fcr", "a\n"])
 def test_name_that_is_no_token_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="must be a token"), span(name):
+    with pytest.raises(ValueError, match="use a token"), span(name):
         pytest.fail("the block was entered")
 
 
@@ -289,16 +289,16 @@ def test_query_that_fails_is_counted_and_raises(watched: None) -> None:
     assert metrics.queries == 1
 
 
-def test_wrapper_of_somebody_else_is_left_with_its_block(watched: None) -> None:
+def test_wrapper_of_another_package_is_removed_with_its_block(watched: None) -> None:
     def wrapper(execute: Any, *args: Any) -> Any:
         return execute(*args)
 
-    fresh = connection.copy()
+    new = connection.copy()
     # The connection opens within the block.
-    with fresh.execute_wrapper(wrapper), fresh.cursor() as cursor:
+    with new.execute_wrapper(wrapper), new.cursor() as cursor:
         cursor.execute("SELECT 1")
-    assert fresh.execute_wrappers == [server_timing.watch_query]
-    fresh.close()
+    assert new.execute_wrappers == [server_timing.watch_query]
+    new.close()
 
 
 def test_query_outside_of_a_request_is_no_error(watched: None) -> None:

@@ -1,4 +1,4 @@
-"""The middlewares that people add, as they are on the package index."""
+"""Widely used third-party middleware, as published on the package index."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-# The middleware; its thread hops for a request; how it runs; what the checks say of it.
+# The middleware, its thread hops for a request, how it runs and its check messages.
 # Only measuring shows the hops of those that call sync_to_async() themselves.
 THIRD_PARTY: dict[str, tuple[int, str, str | None]] = {
     "allauth.account.middleware.AccountMiddleware": (0, "on the loop", None),
@@ -71,7 +71,7 @@ def test_all_of_them_together(
 ) -> None:
     [together] = found[order]
     assert together["status"] == 200
-    # What stands outside of a synchronous one shares its thread.
+    # Middleware outside of a synchronous one shares its thread.
     hopping = {path for path, (hops, _, _) in THIRD_PARTY.items() if hops}
     assert set(together["hops"]) <= hopping
     assert not [id for id, _ in together["checks"] if not id.startswith("onloop.W")]

@@ -1,4 +1,4 @@
-"""How often a request leaves the loop, and how many threads that starts."""
+"""How often a request leaves the loop, and how many threads it starts."""
 
 import asyncio
 import functools
@@ -24,7 +24,7 @@ async def test_async_view_needs_no_thread(
     assert (count.hops, count.threads) == (0, 0)
 
 
-async def test_accepted_json_post_needs_no_thread(
+async def test_valid_json_post_needs_no_thread(
     handler: ASGIHandler, count: Count
 ) -> None:
     token = "a" * 32

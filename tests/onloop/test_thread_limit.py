@@ -121,7 +121,7 @@ async def test_thread_handed_to_a_request_just_cancelled_goes_to_the_next(
         second = asyncio.create_task(call(pool, "second"))
         await waiting(pool, 2)
         first.cancel()
-        # Its call is cancelled in the turn in which the thread is released.
+        # Its call is cancelled in the iteration of the loop that releases the thread.
         await asyncio.sleep(0)
         assert len(pool._waiting) == 2
     with pytest.raises(asyncio.CancelledError):
@@ -220,7 +220,7 @@ def receiver(**kwargs: Any) -> None:
 
 
 class MayBlock(logging.Handler):
-    """The handler logs in a thread then."""
+    """A handler that may block, so that onloop logs in a thread."""
 
     def emit(self, record: logging.LogRecord) -> None:
         pass
@@ -235,14 +235,14 @@ MIXIN = f"{__name__}.Mixin"
     [
         ("/sync/", []),
         ("/thread/", []),
-        # A hook of Django's that is inlined, but saves a session.
+        # An inlined hook of Django that saves a session.
         ("/message/add/", []),
         ("/", [MIXIN]),
         ("/", [f"{__name__}.with_orm"]),
-        # The middlewares around it are synchronous too, up to the outermost.
+        # All middlewares around it are called synchronously too.
         ("/", [SYNC]),
         ("/sync/", [f"{__name__}.WithProcessException"]),
-        # Around everything, where nothing makes a response of an exception.
+        # Outermost, where nothing converts exceptions to responses.
         ("/", [SYNC, "first"]),
         ("/", [MIXIN, "first"]),
     ],
@@ -312,7 +312,7 @@ async def test_refused_request_gets_the_page_of_handler503_on_the_loop(
     answer = await refused(settings, handler503)
     assert answer.body == b"Busy"
     assert answer.header("content-type") == ["text/html; charset=utf-8"]
-    # Of the middlewares.
+    # Made by the middlewares.
     assert answer.header("x-frame-options") == ["DENY"]
     assert views.events == ["MainThread NoThread"]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -348,7 +348,7 @@ async def test_late_body_gets_the_page_of_handler504(
     assert views.events == ["MainThread LateBody"]
 
 
-async def test_request_whose_start_nobody_could_be_told_is_refused(
+async def test_request_is_refused_if_no_thread_can_signal_its_start(
     settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.REQUEST_THREADS = 1
@@ -379,7 +379,7 @@ async def test_refused_request_waits_once(settings: Any) -> None:
 
 @contextmanager
 def no_thread_starts() -> Iterator[None]:
-    """As where the system allows no more: no stack of this size can be had."""
+    """Make starting a thread fail, with a stack size that no system provides."""
     before = threading.stack_size(2**46)
     try:
         yield
@@ -399,7 +399,7 @@ async def test_request_for_which_no_thread_starts_is_answered_with_503(
     assert answer.status == 503
     [record] = caplog.records
     assert "can't start new thread" in record.getMessage()
-    # On the loop, for want of another thread.
+    # On the loop, because there is no other thread.
     assert views.events == ["MainThread"]
     assert not handler.threads._workers
     assert (await fetch(handler, url)).status == 200

@@ -65,7 +65,7 @@ async def test_no_thread_is_acquired_without_a_call(pool: ThreadPool) -> None:
     assert not pool._idle
 
 
-async def test_next_request_gets_the_thread_last_given_back(pool: ThreadPool) -> None:
+async def test_next_request_gets_the_thread_last_released(pool: ThreadPool) -> None:
     with pool.thread(), pool.thread():
         await ident()
     await idle(pool, 1)
@@ -189,7 +189,7 @@ async def test_open_transaction_ends_with_its_request(pool: ThreadPool) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_connection_with_an_error_is_looked_at_when_its_request_ends(
+async def test_connection_with_an_error_is_checked_when_its_request_ends(
     pool: ThreadPool,
 ) -> None:
     asked: list[int] = []
@@ -239,7 +239,7 @@ async def test_call_that_has_not_begun_is_not_made_for_a_cancelled_request(
     ("raised", "seen"),
     [(ValueError("no"), ValueError), (StopIteration("over"), RuntimeError)],
 )
-async def test_error_of_a_call_reaches_who_awaits_it(
+async def test_error_of_a_call_reaches_its_caller(
     pool: ThreadPool, raised: Exception, seen: type[Exception]
 ) -> None:
     def call() -> None:
@@ -394,7 +394,7 @@ async def test_shutdown_ends_idle_threads(pool: ThreadPool) -> None:
     await until(lambda: request_threads() <= before)
 
 
-async def test_thread_given_back_after_shutdown_ends(pool: ThreadPool) -> None:
+async def test_thread_released_after_shutdown_ends(pool: ThreadPool) -> None:
     before = request_threads()
     with pool.thread():
         await ident()
@@ -411,7 +411,7 @@ async def test_background_task_keeps_using_the_database(handler: ASGIHandler) ->
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_background_task_gives_its_thread_back(handler: ASGIHandler) -> None:
+async def test_background_task_releases_its_thread(handler: ASGIHandler) -> None:
     await fetch(handler, "/background/")
     views.arrived.set()
     await views.tasks[0]
@@ -437,7 +437,7 @@ async def test_open_transaction_of_a_background_task_ends_with_it(
     async def background() -> int:
         await ended.wait()
         thread = await sync_to_async(second)()
-        # The thread of the request itself is done with nothing to close.
+        # The request's own thread has finished, with nothing to close.
         gate.set()
         await running
         return thread
@@ -458,7 +458,7 @@ async def test_finished_request_leaves_nothing_behind(pool: ThreadPool) -> None:
             await ident()
         gone = ref(thread)
         del thread
-        # The thread may still hold its last call.
+        # The thread may still refer to its last call.
         await until(lambda: gone() is None)
     finally:
         gc.enable()
@@ -479,7 +479,7 @@ async def test_cancelled_request_does_not_close_under_its_running_call(
     assert views.events == ["blocking call over, body b'still open'"]
 
 
-async def test_thread_starts_in_no_requests_context(pool: ThreadPool) -> None:
+async def test_thread_starts_in_an_empty_context(pool: ThreadPool) -> None:
     views.colour.set("red")
     seen: list[str] = []
     with pool.thread():
@@ -496,7 +496,7 @@ def test_thread_carries_nothing_of_the_request_that_started_it(
     start = threading.Thread.start
 
     def start_in_context(self: Any) -> None:
-        """As Sentry does it."""
+        """Propagate the scope to new threads, as Sentry does."""
         self.run = functools.partial(contextvars.copy_context().run, self.run)
         start(self)
 

@@ -35,7 +35,7 @@ def start(postgresql: PostgresServer, tmp_path: Path) -> Start:
         with serve(command, tmp_path / "log", ROOT, os.environ | settings) as server:
             yield server
 
-    # The only table that is needed.
+    # The tests need no other table.
     postgresql.psql(
         "CREATE TABLE IF NOT EXISTS django_content_type "
         "(id serial PRIMARY KEY, app_label text, model text)"
@@ -45,7 +45,7 @@ def start(postgresql: PostgresServer, tmp_path: Path) -> Start:
 
 @contextmanager
 def stopped(postgresql: PostgresServer) -> Iterator[None]:
-    """The database answers nobody any more, but its sockets are open."""
+    """Make the database stop answering while its sockets stay open."""
     postmaster = psutil.Process(postgresql.get_pid())
     processes = [postmaster, *postmaster.children()]
     for process in processes:
@@ -80,7 +80,7 @@ def test_many_clients_share_few_connections(
         answers = list(clients.map(server.request, ["/orm/"] * 256))
         assert {status for status, _ in answers} == {200}
         assert connections(postgresql) - before <= 4
-        # Streams that give their threads back after each call.
+        # Streams that release their threads after each call.
         streams = [
             clients.submit(server.request, "/stream/?release") for _ in range(60)
         ]
@@ -104,13 +104,13 @@ def test_database_that_stops_answering_keeps_no_thread_and_no_server_from_its_en
         server.wait_for(lambda: bool(server.lines(message="in the view")))
         with stopped(postgresql):
             (tmp_path / "gate").touch()
-            # Its thread now tests its connection.
+            # Its thread is now testing its connection.
             assert failing.result() == (200, "failed")
             for _ in range(2):
                 assert server.request("/sync/") == (200, "sync")
             hanging = [server.connect("/orm/"), server.connect("/sync/60/")]
             server.wait_for(lambda: len(server.lines(message="in the view")) == 4)
-            # A second for the requests, and one for the rest.
+            # One second for the requests, and one for everything else.
             assert seconds_to_end(server, number) < 4
         for client in hanging:
             client.close()

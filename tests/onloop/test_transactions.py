@@ -1,4 +1,4 @@
-"""A request that ends amid a transaction; on PostgreSQL too, by DATABASE_URL."""
+"""A request that ends during a transaction; also on PostgreSQL, with DATABASE_URL."""
 
 import asyncio
 import threading
@@ -87,7 +87,7 @@ async def test_transaction_that_a_running_call_leaves_open_is_rolled_back(
     assert await usernames(pool) == []
 
 
-async def test_thread_whose_transaction_was_completed_is_lent_again(
+async def test_thread_whose_transaction_was_completed_is_reused(
     pool: ThreadPool,
 ) -> None:
     def call() -> threading.Thread:

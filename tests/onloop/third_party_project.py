@@ -1,4 +1,4 @@
-"""Middlewares of packages, measured and checked; prints what was found, as JSON.
+"""Measure and check the middleware of packages; print the results as JSON.
 
 These are its settings too. In a process of its own, for the packages change what they
 find: they connect signals, register checks and patch.
@@ -18,7 +18,7 @@ from tests.onloop.settings import MIDDLEWARE as CHAIN
 
 PLACES = (0, 4, len(CHAIN))
 
-# Each is what its package asks for.
+# The settings that each package requires.
 INSTALLED_APPS = [
     *INSTALLED_APPS,
     "allauth",
@@ -32,7 +32,7 @@ INSTALLED_APPS = [
     "simple_history",
     "waffle",
 ]
-# allauth looks for its own when it starts.
+# allauth requires its own middleware at startup.
 MIDDLEWARE = [*CHAIN, "allauth.account.middleware.AccountMiddleware"]
 STATIC_URL = "static/"
 STATIC_ROOT = Path(tempfile.mkdtemp())
@@ -63,7 +63,7 @@ def main(*paths: str) -> None:
 
     django.setup()
     found: dict[str, list[dict[str, Any]]] = {"all": [], "reversed": []}
-    # What would hold up the loop answers with 500 instead.
+    # Middleware that blocks the loop answers with 500.
     with blockbuster_ctx("onloop"):
         for path in paths:
             found[path] = [
@@ -81,5 +81,5 @@ if __name__ == "__main__":
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.onloop.third_party_project"
     main(*sys.argv[1:])
     sys.stdout.flush()
-    # Where blockbuster changed built-in types, the end of the interpreter may crash.
+    # The interpreter may crash at exit because blockbuster changed built-in types.
     os._exit(0)

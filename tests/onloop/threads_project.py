@@ -30,7 +30,7 @@ async def orm(request: HttpRequest) -> HttpResponse:
 
 
 def failing(request: HttpRequest) -> HttpResponse:
-    """Leaves a connection that Django tests by a query when the request is over."""
+    """Leave a connection that Django tests with a query when the request ends."""
     ContentType.objects.count()
     logger.warning("in the view")
     while not os.path.exists(os.environ["GATE"]):

@@ -1,4 +1,4 @@
-"""Tests of Django's that say nothing about the asynchronous chain, and why."""
+"""Django's tests that say nothing about the asynchronous chain, and why."""
 
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ that sends the header and runs. The same tests fail on Django's own asynchronous
 chain."""
 
 NO_REQUEST = """\
-Hashes passwords, which takes most of the time of all suites; none makes a request."""
+Hashing passwords takes most of the time of all suites, and makes no request."""
 
 EXCLUDED = {"auth_tests.test_hashers.*": NO_REQUEST}
 

@@ -1,4 +1,4 @@
-"""Runs Django's own tests on onloop's handler and inlined middleware.
+"""Run Django's own tests with onloop's handler and inlined middleware.
 
     uv run --with "django~=5.2.0" python tests/onloop/django_suite/run.py [suite ...]
 
@@ -72,7 +72,7 @@ def source(version: str) -> Path:
             with tarfile.open(archive) as tar:
                 tar.extractall(scratch, filter="data")
             [unpacked] = Path(scratch).glob("*/tests")
-            # The last step, so that an interrupted one leaves nothing behind.
+            # Last, so that an interrupted run leaves nothing behind.
             unpacked.parent.rename(folder)
     return folder / "tests"
 
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> None:
         seen = set(evidence.read_text().splitlines())
 
     if arguments:
-        # A part of the suites shows a part of it; which, is not written down.
+        # A part of the suites covers only a part, and which one is not recorded.
         missing = [] if any(s.endswith(" inline") for s in seen) else ["any inline"]
     else:
         missing = sorted((EVIDENCE | {f"excluded {t}" for t in EXCLUDED}) - seen)

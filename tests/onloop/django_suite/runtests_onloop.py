@@ -1,4 +1,4 @@
-"""Runs Django's runtests.py on onloop; run.py calls it.
+"""Run Django's runtests.py on onloop; called by run.py.
 
 Its ASGIHandler is onloop's, and its test clients send every request through the
 asynchronous chain: on the synchronous one nothing of onloop's would run.
@@ -22,7 +22,7 @@ seen: set[str] = set()
 
 
 def record_evidence(what: str) -> None:
-    """In a file, since the tests run in several processes."""
+    """Counted in a file, because the tests run in several processes."""
     if what not in seen:
         seen.add(what)
         with Path(os.environ["ONLOOP_EVIDENCE"]).open("a") as evidence:
