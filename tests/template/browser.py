@@ -1,4 +1,4 @@
-"""A Chromium of this machine, headless, and what it says of a page."""
+"""This machine's Chromium, headless, and what it reports about a page."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ async def launched(executable: str, *arguments: str) -> AsyncIterator[Browser]:
 
 
 class Complaints(list[str]):
-    """What a page's console says that is wrong, violations of its policy included."""
+    """The errors in a page's console, including violations of its policy."""
 
     def __init__(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.append(str(error)))
@@ -49,7 +49,7 @@ class Complaints(list[str]):
 
 
 async def log_in(page: Page, origin: str, path: str) -> None:
-    """As the user of conftest.with_admin; leads to the path."""
+    """Log in as the user of conftest.with_admin, and go to the path."""
     await page.goto(f"{origin}/admin/login/?next={path}")
     await page.fill("[name=username]", "me")
     await page.fill("[name=password]", "correct horse")
@@ -58,7 +58,7 @@ async def log_in(page: Page, origin: str, path: str) -> None:
 
 
 async def accessibility_problems(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is now."""
+    """The problems that axe-core finds on the page in its current state."""
     await page.evaluate(AXE)
     found: dict[str, Any] = await page.evaluate("axe.run()")
     return [

@@ -1,4 +1,4 @@
-"""Find Python interpreters, also those that are installed but not on the PATH."""
+"""Find Python interpreters, including installed ones that are not on the PATH."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def find(minimum: str, newest: bool = False) -> str:
     """The path of an interpreter of at least this version, such as "3.12"."""
     path = os.environ["PATH"]
     if pyenv := shutil.which("pyenv"):
-        # `pyenv root` would follow HOME, and its shims are no interpreters.
+        # `pyenv root` depends on HOME, and pyenv's shims are not interpreters.
         versions = Path(pyenv).resolve().parent.parent / "versions"
         folders = sorted(versions.glob("3.*/bin"), key=_version, reverse=newest)
         path = os.pathsep.join([*map(str, folders), *_without_shims(path)])

@@ -1,4 +1,4 @@
-"""The linters of files for an operator, by the name of the file."""
+"""The linters for deployment files, by the name of the file."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from allpairspy import AllPairs
 from tests.template.service import TEMPLATE
 
 CONTEXT = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
-# Free text that breaks what does not escape it.
+# Free text that breaks any file that does not escape it.
 TEXTS = {
     "project_name": 'Tom\'s "Shop" \\n \\" </title> 🚀',
     "response_header": "X-Quoted: \"a\" 'b' \\n \\\\ # %",
@@ -35,7 +35,7 @@ VARIED = {
 }
 
 
-# Those that the code of a service depends on: each of their combinations is a row.
+# The prompts that a service's code depends on: every combination of them is tested.
 CODE = ("database", "admin", "api")
 
 

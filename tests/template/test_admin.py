@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("admin")
 
 
 class Browser:
-    """As far as a login needs one: cookies, and forms with their hidden token."""
+    """As much of a browser as a login needs: cookies, and forms with a hidden token."""
 
     def __init__(self, port: int, **headers: str) -> None:
         self.port = port

@@ -1,4 +1,4 @@
-"""Changes at the same time, and the documented example with plain views."""
+"""Concurrent changes, and the documented example with plain views."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.template.conftest import Bake
 from tests.template.prompts import COMBINATIONS, name
 from tests.template.service import Service
 
-# Those that test_combinations.py installs.
+# Services that test_combinations.py installs too.
 NINJA = {row["database"]: row for row in COMBINATIONS if row["api"] == "ninja"}
 RACE = """\
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +46,7 @@ with ThreadPoolExecutor(8) as pool:
     [pytest.param(r, marks=pytest.mark.xdist_group(name(r))) for r in NINJA.values()],
     ids=NINJA,
 )
-def test_of_changes_at_the_same_time_one_is_made(
+def test_only_one_of_concurrent_changes_succeeds(
     bake: Bake,
     row: dict[str, str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The files for an operator: valid by their own linters, and run as far as can be."""
+"""The deployment files pass their linters, and are run as far as possible."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from tests.template.linters import LINTED, lint
 from tests.template.prompts import CODE, COMBINATIONS, choices, code_of
 from tests.template.service import Service, finish, free_port, inherited, succeed
 
-# One service for each linter would prove no more than these two.
+# Testing every service with every linter would prove no more than these two do.
 ANSWERS = [
     {"deploy": "kubernetes", "ci": "github", "database": "postgresql"}
     | {"django_version": "6.1", "metrics": "prometheus"},
@@ -41,7 +41,7 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     return bake(**request.param)
 
 
-# Each is listed twice, as strict and not.
+# Each is listed twice, as strict and as not strict.
 RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
 
 
@@ -105,7 +105,7 @@ def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> No
 # All combinations.
 
 PROMPTS = (*CODE, "deploy", "ci")
-# Neither file depends on the answer to the other.
+# Neither file depends on the other prompt's answer.
 FILES = [(deploy, "github") for deploy in choices("deploy")]
 FILES += [("docker", ci) for ci in choices("ci") if ci != "github"]
 
@@ -206,7 +206,7 @@ def stages(dockerfile: str) -> list[Stage]:
 
 
 class Image:
-    """Carries out a Dockerfile below a folder, one stage after the other.
+    """Run a Dockerfile's instructions below a folder, one stage after another.
 
     What cannot be without an engine: / is that folder, the base image is a virtual
     environment of the same version of Python, and users are not made.
@@ -233,12 +233,12 @@ class Image:
         for number, stage in enumerate(stages(dockerfile)):
             if number:
                 (self.root / "app").rename(self.root / f"stage{number - 1}")
-            # A fresh environment, and the cache of the machine that builds.
+            # A new environment, and the cache of the machine that builds.
             self.environment = inherited("PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL")
             path = [self.root / "usr" / "local" / "bin", self.path, "/usr/bin", "/bin"]
             self.environment["PATH"] = ":".join(map(str, path))
             self.environment["HOME"] = str(self.root)
-            # uv takes a virtual environment for no base of another.
+            # uv does not create a virtual environment from another one.
             self.environment["UV_PYTHON"] = self.python
             self.environment["UV_CACHE_DIR"] = cache()
             for instruction, argument in stage:
@@ -265,7 +265,7 @@ class Image:
             )
             return
         for pattern in sources:
-            # The files of a folder are copied, and not the folder.
+            # Docker copies the files in a folder, not the folder itself.
             base = self.context / pattern
             if base.is_dir():
                 paths = base.rglob("*")
@@ -300,7 +300,7 @@ class Image:
         self.port = argument
 
     def do_cmd(self, argument: str) -> None:
-        # A shell as the first process would keep SIGTERM to itself.
+        # A shell as the first process would not pass on SIGTERM.
         self.command = json.loads(argument)
 
     def do_healthcheck(self, argument: str) -> None:
@@ -321,7 +321,7 @@ def image(
     copy = service.copy(tmp_path_factory.mktemp("context"))
     copy.run("uv lock")
     context = copy.path
-    # Of an app that the team has made.
+    # From an app that the team has added.
     (context / "orders").mkdir()
     (context / "orders" / "views.py").touch()
     root = tmp_path_factory.mktemp("image")
@@ -345,7 +345,7 @@ def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
 
 def test_everything_in_the_image_is_compiled(image: Image) -> None:
     app = image.root / "app"
-    # What is installed of it is compiled.
+    # What is installed from it is compiled.
     sources = {*app.rglob("*.py")} - {*(app / "vendor").rglob("*.py")}
     assert app / "orders" / "views.py" in sources
     compiled = [
@@ -353,7 +353,7 @@ def test_everything_in_the_image_is_compiled(image: Image) -> None:
         for path in sources
         if list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
     ]
-    # Some packages ship files of an older Python, which cannot be.
+    # Some packages contain files for an older Python, which cannot be compiled.
     assert len(compiled) > 0.99 * len(sources)
     assert {p for p in sources if ".venv" not in p.parts} <= {*compiled}
 
@@ -383,7 +383,7 @@ def test_command_serves_is_healthy_and_ends_on_sigterm(
 @pytest.mark.parametrize("version", RELEASES[-3:])
 def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
     for name, document in documents(service).items():
-        # No part of Kubernetes itself.
+        # Not a part of Kubernetes itself.
         if name not in ("kustomization", "podmonitor"):
             kubernetes_validate.validate(document, version, strict=True)
 
@@ -418,14 +418,14 @@ def test_an_image_is_deployed_by_its_digest_and_never_by_a_tag(
     assert "newTag" not in image
     for workload in (found["deployment"], found["migrate"]):
         [container] = workload["spec"]["template"]["spec"]["containers"]
-        # Without one here: what nobody names is pulled as "latest".
+        # Without a tag or digest here: if no overlay names one, "latest" is pulled.
         assert container["image"] == image["name"]
 
 
 def test_kustomization_lists_every_manifest(service: Service) -> None:
     found = documents(service)
     listed = found.pop("kustomization")["resources"]
-    # A cluster without the Prometheus Operator would refuse it.
+    # A cluster without the Prometheus Operator would reject it.
     found.pop("podmonitor", None)
     assert sorted(listed) == sorted(f"{name}.yaml" for name in found)
 
@@ -506,7 +506,7 @@ def test_metrics_have_one_port_to_which_no_service_leads(bake: Bake) -> None:
     assert monitor["jobLabel"] in labels
 
 
-# Continuous integration, and before it.
+# Continuous integration and pre-commit.
 
 CHECK = "uv run manage.py check --deploy --fail-level WARNING"
 
@@ -524,7 +524,7 @@ def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
     found = pipeline(service)
     if service.answers["ci"] == "github":
         job = found["jobs"]["test"]
-        # It chooses one, of those that there are on the machine of the pipeline.
+        # It chooses among the Pythons of the pipeline's machine.
         del job["env"]["UV_PYTHON"]
         return [
             (step["run"], job["env"] | step.get("env", {}))
@@ -570,7 +570,7 @@ def test_both_pipelines_run_the_same_commands(bake: Bake) -> None:
 
 
 def own_commands(service: Service) -> list[tuple[str, dict[str, str]]]:
-    """Those that are not about the machine of the pipeline."""
+    """Those that do not depend on the pipeline's machine."""
     return [step for step in steps(service) if step[0].startswith("uv run")]
 
 
@@ -614,7 +614,7 @@ def test_docker_and_ci_use_the_oldest_python_that_is_allowed(
 def test_service_starts_where_its_only_python_is_another(
     service: Service, tmp_path: Path, newest: bool
 ) -> None:
-    """uv and pyenv refuse to run where .python-version names what is not there."""
+    """uv and pyenv refuse to run if .python-version names a missing version."""
     copy = service.copy(tmp_path / "service")
     folder = Path(interpreters.find("3.12", newest)).parent
     only = {
@@ -629,7 +629,7 @@ def test_service_starts_where_its_only_python_is_another(
 @pytest.mark.xdist_group(ANSWERS[0]["ci"])
 def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> None:
     service = bake(**ANSWERS[0])
-    committed = service.copy(tmp_path / "fresh")
+    committed = service.copy(tmp_path / "clone")
     (committed.path / ".env").unlink()
     locked = finish(["uv", "sync", "--locked"], committed.path, committed.environment)
     assert "run `uv lock`" in locked.stdout
@@ -660,13 +660,13 @@ def test_deploy_check_warns_without(
         service.run(CHECK, **environment | {variable: ""})
 
 
-# What the README lets change.
+# Changes that the README describes.
 
 
 OTHERS = [("tests/settings.py", "METRICS_PORT"), (".env.example", "METRICS_PORT")]
 
 
-def test_what_may_be_deleted_and_added_leaves_a_service_that_passes(
+def test_service_passes_after_the_documented_deletions_and_additions(
     bake: Bake, tmp_path: Path
 ) -> None:
     service = bake(admin="false", deploy="none", metrics="prometheus").copy(

@@ -12,7 +12,7 @@ import pytest
 from tests.template.prompts import choices
 from tests.template.service import Answer, Server, Service
 
-# With test_outcomes.py, whose services have the same environments.
+# On the worker of test_outcomes.py, whose services have the same environments.
 pytestmark = pytest.mark.xdist_group("log")
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 
 MULTIPART = {"Content-Type": "multipart/form-data"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-# Those for which Django has a page of its own while DEBUG is on.
+# Statuses for which Django has its own page while DEBUG is on.
 TECHNICAL = {
     "host": Case(400, "/", headers={"Host": "elsewhere"}),
     "suspicious": Case(400, "/fail/SuspiciousOperation/"),
@@ -102,7 +102,7 @@ def check_page(answer: Answer) -> None:
     assert f"<title>{title} - My Async Service</title>" in answer.body
     assert f"<h1>{title}</h1>" in answer.body
     assert f"<code>{answer.headers['x-request-id']}</code>" in answer.body
-    # A sentence for each status.
+    # One sentence for each status.
     assert re.search(r"<p>\s+[A-Z][^<>]+\.\s+</p>", answer.body)
     assert 'lang="en"' in answer.body
     assert "color-scheme: light dark" in answer.body
@@ -152,7 +152,7 @@ def test_api_answers_a_browser_too_with_a_problem(server: Server, name: str) -> 
         ("application/vnd.api+json", False),
         ("text/html;q=0, */*", False),
         ("", False),
-        # What Django's parser raises for.
+        # Django's parser raises an exception for these.
         ("text/html;charset*=nope''x", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""The log tells the truth under load, fuzz and a reader that stalls.
+"""The log stays correct under load, with fuzzed requests and with a stalled reader.
 
 FIGURES=1 runs them at full size, which takes minutes.
 """
@@ -37,14 +37,14 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 
 @pytest.fixture
 def failing(service: Service, tmp_path: Path) -> Service:
-    """With a page that fails with the message of the client's choice."""
+    """A service with a page that fails with a message of the client's choice."""
     copy = service.copy_in_environment(tmp_path / "service")
     shutil.copy(Path(__file__).parent / "project" / "outcomes.py", copy.path)
     return copy
 
 
-class Client:
-    """A kept connection that counts the answers it has read to the end."""
+class PersistentClient:
+    """A persistent connection that counts the answers that it has read completely."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -69,7 +69,7 @@ class Client:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """Headers and body; nothing when the connection ends before."""
+    """Headers and body; nothing if the connection ends first."""
     answer = b""
     while True:
         head, end, body = answer.partition(b"\r\n\r\n")
@@ -82,7 +82,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def timing_lines(server: Server) -> int:
-    # runserver also writes some for people.
+    # runserver also writes some lines for people.
     lines = [
         line for line in server.log.read_text().splitlines() if line.startswith("{")
     ]
@@ -92,7 +92,7 @@ def timing_lines(server: Server) -> int:
 @pytest.mark.parametrize("turn", range(20 if FULL else 1))
 def test_sigterm_amid_load_loses_no_line(service: Service, turn: int) -> None:
     with service.serve(COMMAND, **PRODUCTION) as server:
-        clients = [Client(server.port) for _ in range(4)]
+        clients = [PersistentClient(server.port) for _ in range(4)]
         threads = [
             threading.Thread(target=client.run, args=(60,)) for client in clients
         ]
@@ -115,7 +115,7 @@ def test_server_that_is_interrupted_has_written_every_line(service: Service) -> 
         server.process.send_signal(signal.SIGINT)
         server.process.wait(15)
     assert timing_lines(server) == 50
-    # uvicorn's last.
+    # uvicorn's last line.
     assert "Finished server process" in server.lines("json")[-1]["message"]
 
 
@@ -136,7 +136,7 @@ def test_reload_in_development_loses_no_line(service: Service) -> None:
     with service.serve("uv run manage.py runserver 8000", **environment) as server:
         started = "Application startup complete."
         server.wait_for(lambda: started in server.log.read_text())
-        before, after = Client(server.port), Client(server.port)
+        before, after = PersistentClient(server.port), PersistentClient(server.port)
         thread = threading.Thread(target=before.run, args=(60,))
         thread.start()
         server.wait_for(lambda: before.answered > 100)
@@ -151,7 +151,7 @@ def test_reload_in_development_loses_no_line(service: Service) -> None:
     assert answered <= timing_lines(server) <= answered + 1
 
 
-def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
+def test_stalled_reader_blocks_no_request(service: Service) -> None:
     port = free_port()
     process = subprocess.Popen(
         [
@@ -169,13 +169,13 @@ def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
         assert process.stderr is not None
         while b"Uvicorn running" not in log:
             log += os.read(process.stderr.fileno(), 65536)
-        warm_up, usual, stalled = (Client(port) for _ in range(3))
+        warm_up, usual, stalled = (PersistentClient(port) for _ in range(3))
         warm_up.run(1)
         usual.run(2 if FULL else 1, pause=0.005)
-        # Nobody reads: the pipe is full after some hundred lines.
+        # Nobody reads: the pipe is full after a few hundred lines.
         stalled.run(5 if FULL else 2, pause=0.005)
         memory = resident_mib(process.pid)
-        flood = [Client(port) for _ in range(4)]
+        flood = [PersistentClient(port) for _ in range(4)]
         threads = [
             threading.Thread(target=client.run, args=(10 if FULL else 1,))
             for client in flood
@@ -194,14 +194,14 @@ def test_reader_that_stalls_holds_up_no_request(service: Service) -> None:
         if process.stderr:
             process.stderr.close()
     assert stalled.answered > 100
-    # Far below the stall: what a busy machine alone may cost.
+    # Far below the stall, but more than a busy machine alone may cost.
     assert stalled.slowest < usual.slowest + (0.05 if FULL else 0.5)
     lines = [PARSERS["json"](line) for line in log.decode().splitlines()]
     written = sum(line["logger"] == "serving.timing" for line in lines)
     dropped = sum(line.get("dropped", 0) for line in lines)
     answered = sum(c.answered for c in (warm_up, usual, stalled, *flood))
     assert written + dropped == answered
-    # 10 000 lines wait at most.
+    # At most 10,000 lines wait.
     assert dropped > 0 or not FULL
     assert growth < 64
     print(
@@ -264,14 +264,14 @@ def test_fuzzed_requests_leave_one_parseable_line_each(
     command = "uv run --no-sync uvicorn outcomes:application --port 8000"
     environment = PRODUCTION | {"LOG_FORMAT": log_format}
     with failing.serve(command, **environment) as server:
-        connection = Client(server.port).connect()
+        connection = PersistentClient(server.port).connect()
         for request in fuzz(10_000 if FULL else 500):
             connection.sendall(request)
             answer = read_answer(connection)
             if b"x-request-id" not in answer.lower():
                 # uvicorn itself refused it.
                 connection.close()
-                connection = Client(server.port).connect()
+                connection = PersistentClient(server.port).connect()
                 continue
             answered += 1
         connection.close()
@@ -283,7 +283,7 @@ def test_fuzzed_requests_leave_one_parseable_line_each(
         if log_format != "text" or not line.startswith("    ")
     ]
     levels = [line["level"] for line in lines if line["logger"] == "django.request"]
-    # Of what was not found, and of exceptions.
+    # Lines about missing pages and exceptions.
     assert levels.count("warning") > 10
     assert levels.count("error") > 10
     timing = [line for line in lines if line["logger"] == "serving.timing"]

@@ -1,4 +1,4 @@
-"""The two commands of the README, from a fresh copy, with nothing prepared."""
+"""The two commands of the README, in a new copy on an unprepared machine."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("make")
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git would clone, with the changes that are not committed yet."""
+    """The files that git would clone, including uncommitted changes."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=TEMPLATE,

@@ -24,7 +24,7 @@ from tests.template.conftest import Bake
 from tests.template.prompts import COMBINATIONS, name
 from tests.template.service import TREE, Server, Service, free_port, succeed
 
-# One that test_combinations.py installs too.
+# A service that test_combinations.py installs too.
 [ANSWERS, *_] = [
     row
     for row in COMBINATIONS
@@ -44,7 +44,7 @@ def service(bake: Bake) -> Service:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the workers' files; the service makes it."""
+    """The folder for the workers' files, which the service creates."""
     return tmp_path_factory.mktemp("metrics") / "workers"
 
 
@@ -64,7 +64,7 @@ def server(service: Service, folder: Path) -> Iterator[Server]:
     workers = "--workers 2 --log-config config/logging.json"
     environment = PRODUCTION | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     with service.serve(f"{COMMAND} {workers}", **environment) as server:
-        # Each worker begins with its first request.
+        # A worker's metrics begin with its first request.
         server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
         yield server
 
@@ -108,7 +108,7 @@ def test_each_worker_answers_for_all(server: Server) -> None:
     assert "No metrics" not in server.log.read_text()
 
 
-def test_no_client_makes_series(server: Server) -> None:
+def test_clients_cannot_create_series(server: Server) -> None:
     for number in range(20):
         assert server.get(f"/{number}/?{number}").status == 404
     for method in ("PROPFIND", "MKCOL", "LOCK"):
@@ -142,7 +142,7 @@ def test_worker_that_died_is_in_the_counters_alone(
 
     before, [victim, _] = hellos(), workers()
     victim.kill()
-    # Until then it may take connections, which it resets.
+    # Until then it may accept connections, which it resets.
     victim.wait(30)
     server.wait_for(lambda: victim.pid not in live())
     assert hellos() == before
@@ -162,7 +162,7 @@ def test_port_in_use_is_an_error_in_the_log_of_a_service_that_serves(
     assert "PROMETHEUS_MULTIPROC_DIR" in line["message"]
 
 
-# What others read.
+# What Prometheus and Grafana read.
 
 
 def openmetrics() -> list[Metric]:

@@ -1,4 +1,4 @@
-"""Whoever slows a new service down, or breaks its requests, is told how to mend it."""
+"""Mistakes that slow a new service down or break it are reported with a fix."""
 
 import re
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ TEST = "uv run --no-sync pytest -p no:cacheprovider tests/test_home.py"
 
 class Mistake(NamedTuple):
     command: str
-    # What the report says, in this order.
+    # The parts of the report, in this order.
     says: list[str]
     middleware: str = ""
     source: str = ""

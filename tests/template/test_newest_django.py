@@ -1,4 +1,4 @@
-"""onloop's own tests on the newest Django; those beside these run on the oldest."""
+"""onloop's own tests on the newest Django; the other tests run on the oldest."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, inherited, succeed
 
 SUITE = "tests/onloop/test_django_suite.py"
-# They do not depend on Django's version, or try each themselves.
+# These do not depend on Django's version, or test each version themselves.
 OTHERS = (
     *("distribution", "formatter", "health", "log_live", "plugin_blocking", "queue"),
     *("thread_limit", "threads_live"),

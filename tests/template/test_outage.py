@@ -1,4 +1,4 @@
-"""A service and its PostgreSQL, which goes away, hangs and comes back."""
+"""A service whose PostgreSQL is stopped, hangs and comes back."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def asks_the_database(server: Server) -> Answer:
 
 
 def assert_all_is_well(server: Server) -> None:
-    # An answer is kept for a second.
+    # A result is reused for a second.
     server.wait_for(lambda: server.get("/readyz").status == 200, 5)
     # On many threads, each with a connection from before.
     assert {asks_the_database(server).status for _ in range(5)} == {302}
@@ -118,7 +118,7 @@ def threads(server: Server) -> int:
     return int(uvicorn.num_threads())
 
 
-# The last, for it ends the server.
+# Last, because it ends the server.
 def test_probes_of_a_database_that_hangs_leave_one_thread_that_nothing_waits_for(
     server: Server, postgresql: PostgresServer
 ) -> None:
@@ -132,5 +132,5 @@ def test_probes_of_a_database_that_hangs_leave_one_thread_that_nothing_waits_for
         assert {*asyncio.run(ask_all())} == {503}
         assert threads(server) <= before + 1
         server.process.send_signal(signal.SIGTERM)
-        # Without a request that waits for the database.
+        # Without a request that is waiting for the database.
         server.process.wait(5)

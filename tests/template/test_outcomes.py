@@ -1,4 +1,4 @@
-"""One true line for each request of a service, however it ends: over real sockets."""
+"""One correct line for each request of a service, however it ends, over sockets."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.template.prompts import TEXTS, choices
 from tests.template.service import Server, Service
 
 PROJECT = Path(__file__).parent / "project"
-# With those of test_log_truth.py, so that they share the services.
+# On the worker of test_log_truth.py, in order to share the services.
 pytestmark = pytest.mark.xdist_group("log")
 
 
@@ -36,7 +36,7 @@ def server(service: Service) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def stock(service: Service) -> Iterator[Server]:
-    """Django's own handler, to which config/asgi.py may go back."""
+    """The service with Django's own handler, which config/asgi.py may use."""
     with service.serve_module("outcomes", STOCK="1") as server:
         yield server
 
@@ -63,7 +63,7 @@ def ask(server: Server, path: str, request_id: str, **headers: str) -> socket.so
 
 
 def timing(server: Server, request_id: str) -> dict[str, Any]:
-    """The one timing line of a request; it may be yet to come."""
+    """Wait for the one timing line of a request."""
     fields = {"logger": "serving.timing", "request_id": request_id}
     wait_for(server, **fields)
     [line] = found(server, **fields)
@@ -143,7 +143,7 @@ def test_client_that_leaves_amid_a_stream_is_disconnected(server: Server) -> Non
         wait_for(server, **in_stream)
     line = check(server, "leaves-stream", 200, "disconnected")
     assert "first_byte" in line
-    # Of the view's generator, in the request's own task and context.
+    # The view's generator is closed in the request's own task and context.
     assert found(server, message="cleaned up", request_id="leaves-stream")
 
 
@@ -221,7 +221,7 @@ def test_requests_that_run_when_the_server_stops_are_cancelled(
             line = timing(server, request_id)
             assert "status" not in line
             assert line["outcome"] == "cancelled"
-        # Nothing that was complete is lost either.
+        # Completed requests are not lost either.
         assert len(found(server, route="ok/", outcome="completed")) == 50
         assert found(server, message="cleaned up", request_id="view")
         assert found(server, message="cleaned up", request_id="stream")
@@ -259,7 +259,7 @@ def test_lines_are_true_under_djangos_own_handler_too(stock: Server) -> None:
     assert (line["status"], line["outcome"]) == (200, "disconnected")
 
 
-def test_service_keeps_what_its_owner_need_not_test(
+def test_service_passes_the_tests_that_its_owner_does_not_need(
     bake: Bake, installed: Service, tmp_path: Path
 ) -> None:
     header = TEXTS["response_header"]

@@ -1,4 +1,4 @@
-"""An owner's change breaks only the tests that it concerns, and those say why.
+"""An owner's change breaks only the tests that it affects, and these explain why.
 
 Each is made alone, as docs/development.md describes it.
 """
@@ -26,7 +26,7 @@ def below(entry: str, added: str) -> Change:
 
 
 def default(name: str, value: str) -> Change:
-    """In the table at the top of the settings."""
+    """Change a value in the table at the top of the settings."""
 
     def change(service: Service) -> None:
         text = (service.path / SETTINGS).read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def test_page_is_served(client: Client) -> None:
 """
 
 
-# ModelAdmin has no subscript in Django, and mypy asks for one.
+# mypy requires a type argument for ModelAdmin, which Django itself does not support.
 APP = {
     "models.py": """\
 from django.db import models
@@ -243,7 +243,7 @@ def test_login_for_every_page_fails_the_one_test_that_opens_them(
     done = finish(TEST.split(), copied.path, copied.environment)
     [failure] = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
     assert failure == "tests/test_home.py::test_pages_are_served"
-    # Where the pages lead to.
+    # The targets of the pages' links.
     assert "/admin/login/?next=/" in done.stdout
 
 

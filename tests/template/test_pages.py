@@ -1,4 +1,4 @@
-"""Pages that people meet, as a browser shows them."""
+"""The pages of a service, as a browser shows them."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ from tests.template.service import Server, Site
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    # With test_admin.py, which asks the same servers.
+    # On the worker of test_admin.py, which uses the same servers.
     pytest.mark.xdist_group("admin"),
 ]
 WIDTHS = (360, 1280)
@@ -28,7 +28,7 @@ performance.getEntriesByType("navigation")[0].serverTiming
 """
 WIDER = "document.documentElement.scrollWidth > innerWidth"
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-# While DEBUG is on, Django's own pages tell of errors.
+# While DEBUG is on, Django's own pages report errors.
 PAGES = {
     "/": 200,
     "/hello/you/": 200,
@@ -47,7 +47,7 @@ async def pages(chromium: Browser, site: Site) -> AsyncIterator[list[Page]]:
     """One for each width, logged in to the admin."""
 
     async def forward(route: Route) -> None:
-        """As a proxy that ends TLS."""
+        """Act as a proxy that terminates TLS."""
         local = f"http://127.0.0.1:{site.server.port}"
         response = await route.fetch(
             url=route.request.url.replace(site.origin, local),
@@ -79,7 +79,7 @@ async def test_timing_of_the_network_panel_is_that_of_the_log(
         if site.is_production:
             names = ["app"] if site.server_timing else []
         differences = []
-        # Between the two readings of the clock the machine may do something else.
+        # The machine may be busy between the two readings of the clock.
         for _ in range(5):
             response = await pages[0].goto(f"{site.origin}{path}")
             assert response
@@ -94,7 +94,7 @@ async def test_timing_of_the_network_panel_is_that_of_the_log(
 
 
 def logged(server: Server, request_id: str | None) -> float:
-    """The seconds that the timing line of a request tells."""
+    """The duration, in seconds, in the timing line of a request."""
     line = re.compile(rf"Request took .*request_id={request_id} .* duration=(\S+)")
 
     def found() -> re.Match[str] | None:
@@ -122,7 +122,7 @@ async def problems(site: Site, page: Page) -> list[str]:
                 complaints += await accessibility_problems(page)
                 if await page.evaluate(WIDER):
                     complaints.append("it is wider than the window")
-            # What Chromium says of each such response.
+            # Chromium reports each such response.
             phrase = HTTPStatus(status).phrase
             said = f"the server responded with a status of {status} ({phrase})"
             found += [
@@ -138,5 +138,5 @@ async def test_page_is_shown_without_a_complaint(site: Site, pages: list[Page]) 
     found = await asyncio.gather(*(problems(site, page) for page in pages))
     assert [*itertools.chain(*found)] == []
     log = await asyncio.to_thread(site.server.log.read_text, encoding="utf-8")
-    # For which a browser asks by itself.
+    # Browsers request it by themselves.
     assert "Not Found: /favicon.ico" not in log

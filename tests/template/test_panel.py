@@ -23,7 +23,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 @pytest.fixture(scope="module")
 def server(bake: Bake, executable: str) -> Iterator[Server]:
-    """Under Django 6.1, which has a content security policy."""
+    """A service on Django 6.1, which has a content security policy."""
     service = bake(django_version="6.1", deploy="none", ci="none")
     service.run("uv run manage.py migrate")
     with service.serve("uv run manage.py runserver 8000 --noreload") as server:
@@ -49,7 +49,7 @@ async def test_requests_appear_as_they_end(page: Page) -> None:
     first_page = await page.request.get("/")
     assert '<a href="/__requests__/">' in await first_page.text()
     await open_panel(page)
-    # It ended before.
+    # It ended earlier.
     await expect(page.get_by_role("button", name="GET /", exact=True)).to_have_count(1)
     await page.request.get("/hello/you/", headers={"X-Request-ID": "a-request"})
     row = page.get_by_role("row").filter(has_text="a-request")
@@ -97,7 +97,7 @@ async def test_pause_filter_and_clear(page: Page) -> None:
     await page.get_by_label("Route").fill("")
     await page.get_by_role("button", name="Clear").click()
     await expect(page.locator("tbody tr, circle")).to_have_count(0)
-    # Nor are they there again.
+    # They do not come back either.
     await page.reload()
     await page.request.get("/hello/cleared/")
     await expect(page.get_by_text("/hello/cleared/")).to_be_visible()

@@ -16,7 +16,7 @@ from tests.template.service import TEMPLATE, Site
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    # With test_admin.py, whose server is in the pictures.
+    # On the worker of test_admin.py, whose server is in the pictures.
     pytest.mark.xdist_group("admin"),
     pytest.mark.parametrize("with_admin", choices("django_version")[:1], indirect=True),
     pytest.mark.parametrize("site", ["development"], indirect=True),
@@ -30,7 +30,7 @@ WARM_UP = 3
 
 
 async def timing(page: Page, site: Site) -> None:
-    """What the Network panel shows of a page that asked the database."""
+    """The Network panel for a page that queried the database."""
     await log_in(page, site.origin, "/admin/")
     for _ in range(WARM_UP):
         await page.goto(f"{site.origin}/admin/")
@@ -66,7 +66,7 @@ async def test_picture_of_the_readme_is_small(
 ) -> None:
     page = await chromium.new_page()
     await picture(page, site)
-    # playwright's own screenshot() makes no WebP, which is smaller.
+    # playwright's own screenshot() cannot write WebP, which is smaller.
     session = await page.context.new_cdp_session(page)
     for scheme in SCHEMES:
         await page.emulate_media(color_scheme=scheme)

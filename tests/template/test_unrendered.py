@@ -1,4 +1,4 @@
-"""The template as it lies is Python: it parses, lints and type-checks unrendered."""
+"""The unrendered template is Python: it parses, lints and type-checks."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 from tests.template.conftest import Bake
 from tests.template.service import TREE, Service, succeed
 
-# vendor/ is copied and not rendered.
+# vendor/ is copied without rendering.
 OTHERS = {"__pycache__", ".venv", "vendor"}
 PYTHON = sorted(
     path
@@ -26,7 +26,7 @@ def superset(bake: Bake) -> Service:
 
 
 def run(superset: Service, *command: str) -> None:
-    # Where the defaults still are Jinja, the environment has the word.
+    # The environment replaces defaults that are still Jinja.
     environment = superset.environment | {
         "SECRET_KEY": "unrendered",
         "DATABASE_URL": "sqlite:///:memory:",
@@ -62,7 +62,7 @@ def test_no_condition_stands_around_an_import(path: Path) -> None:
 
 def test_lints(superset: Service) -> None:
     config = ("--no-cache", "--config", str(superset.path / "pyproject.toml"))
-    # RUF200 reads pyproject.toml, whose versions are answers.
+    # RUF200 reads pyproject.toml, whose versions depend on answers.
     run(superset, "ruff", "check", *config, "--ignore", "RUF200", ".")
     run(superset, "ruff", "format", "--check", *config, ".")
 

@@ -54,12 +54,12 @@ for prefix in ("", "api/"):
         path(f"{prefix}token/", wait),
         path(f"{prefix}late/", wait),
     ]
-# Its timeouts may fire early, and never too late.
+# Its timeouts may fire early, but never late.
 settings.REQUEST_TIMEOUT = 0.05
 late = get_asgi_application()
 assert late.request_timeout
 settings.REQUEST_TIMEOUT = None
-# As if others had all threads.
+# As if other requests held all threads.
 busy = get_asgi_application()
 busy.threads.limit = 0
 busy.threads.wait_seconds = 0.01

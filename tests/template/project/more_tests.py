@@ -1,4 +1,4 @@
-"""What a service promises and its owner need not test; put into its tests by a test."""
+"""Promises of a service that its owner need not test; a test adds this file to it."""
 
 import importlib
 import logging
@@ -30,10 +30,10 @@ ROOT = Path(__file__).parent.parent
 @sync_to_async
 def query() -> None:
     # A new connection, as in a server whose threads have none yet.
-    fresh = connection.copy()
-    with fresh.cursor() as cursor:
+    new = connection.copy()
+    with new.cursor() as cursor:
         cursor.execute("SELECT 1")
-    fresh.close()
+    new.close()
 
 
 async def queries(request: HttpRequest) -> HttpResponse:
@@ -152,7 +152,7 @@ POSTGRESQL = "postgresql://me:hunter2@host/name"
         "postgresql://me:hunter2@host/",
         "postgresql://me:hunter2@host",
         "postgresql://me:1/x?hunter2=2@host/name",
-        # Only the driver knows.
+        # Only the driver knows this.
         f"{POSTGRESQL}?bogus=1",
         f"{POSTGRESQL}?sslmode=maybe",
         f"{POSTGRESQL}?connect_timeout=soon",
@@ -313,7 +313,7 @@ def test_every_line_of_the_example_may_be_uncommented(
     env = Environment(tmp_path / ".env", {})
     header = env.text("RESPONSE_HEADER")
     assert header == os.environ["EXPECTED_HEADER"]
-    # The names that the settings ask for are all that may stand there.
+    # Only names that the settings use may be in .env.
     source = (ROOT / "config" / "settings.py").read_text(encoding="utf-8")
     for name in re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source):
         env.text(name)

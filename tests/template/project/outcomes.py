@@ -74,7 +74,7 @@ async def file(request: HttpRequest) -> FileResponse:
 
 
 async def refused(request: HttpRequest) -> HttpResponse:
-    """Django lets the header pass, and the server does not."""
+    """Django accepts the header, and the server rejects it."""
     return HttpResponse("ok", headers={"X-Name": "a\0b"})
 
 
@@ -105,7 +105,7 @@ def counted_send(*args: Any, **kwargs: Any) -> Any:
     return send(*args, **kwargs)
 
 
-# Django warns of its own FileResponse: it reads a file through a thread.
+# Django warns about its own FileResponse, which reads the file in a thread.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume", Warning)
 stock = os.environ.get("STOCK")
 application = get_stock_application() if stock else get_asgi_application()

@@ -1,4 +1,4 @@
-"""A service with packages that have request ids of their own, around its middlewares
+"""A service with packages that have their own request ids, around its middleware
 or within; put into a service by a test.
 """
 
