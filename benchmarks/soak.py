@@ -1,4 +1,4 @@
-"""Sends mixed requests at a generated service with Sentry, and holds it to its word.
+"""Send mixed requests to a generated service with Sentry, and check its promises.
 
 `python -m benchmarks.soak [--requests 50000] [--django 5.2]`; exits with 1 when a line
 is missing or wrong, a bound is broken, or memory grows.
@@ -40,7 +40,7 @@ REQUEST_THREADS = 40
 # The main thread, the log's, Sentry's, asyncio's and uvloop's own.
 OTHER_THREADS = 20
 UPLOAD = 100_000
-# Of the resident memory after the first fifth of the requests.
+# Compared with the resident memory after the first fifth of the requests.
 GROWTH = 0.10
 
 COMPLETED, GONE = (200, "completed"), (499, "disconnected")
@@ -49,11 +49,11 @@ COMPLETED, GONE = (200, "completed"), (499, "disconnected")
 @dataclass(frozen=True)
 class Kind:
     path: str
-    # How often, of a hundred.
+    # How many of a hundred requests.
     weight: int
-    # Status and outcome of its line: one of these.
+    # The allowed pairs of status and outcome in its line.
     ends: frozenset[tuple[int, str]]
-    # What the client does when it has sent its request.
+    # What the client does after it has sent its request.
     client: str = "reads"
 
 
@@ -91,11 +91,11 @@ class Soak:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
-                group.create_task(Client(self, number).run())
+                group.create_task(LoadClient(self, number).run())
 
 
-class Client:
-    """One connection, and another after each request that it left."""
+class LoadClient:
+    """One connection at a time, and a new one after each request that is abandoned."""
 
     def __init__(self, soak: Soak, number: int) -> None:
         self.soak = soak
@@ -189,7 +189,7 @@ class Client:
 
 
 class Sentry(BaseHTTPRequestHandler):
-    """A backend on loopback that keeps what it is told."""
+    """A Sentry server on loopback that keeps the events that it receives."""
 
     received: dict[str, list[dict[str, Any]]]
 
@@ -228,7 +228,7 @@ def sentry() -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
 
 
 class Watch(threading.Thread):
-    """The most threads and connections, and the memory at a fifth and at the end."""
+    """The peak of threads and connections; the memory after a fifth and at the end."""
 
     def __init__(self, server: Server, soak: Soak, database: str) -> None:
         super().__init__(daemon=True)
@@ -251,7 +251,7 @@ class Watch(threading.Thread):
 
 
 def timing_lines(log: Path, violations: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """By request id. Every line of the log must be JSON, and carry its own id."""
+    """The lines by request id. Every line must be JSON and have an id."""
     found: dict[str, list[dict[str, Any]]] = {}
     for text in log.read_text().splitlines():
         try:
@@ -267,21 +267,21 @@ def timing_lines(log: Path, violations: list[str]) -> dict[str, list[dict[str, A
 
 
 def compare(soak: Soak, lines: dict[str, list[dict[str, Any]]]) -> Counter[str]:
-    """Each request has one line, and it tells the truth."""
+    """Check that each request has one correct line."""
     told: Counter[str] = Counter()
     for token, kind in soak.sent.items():
         ends = [(line["status"], line["outcome"]) for line in lines.pop(token, [])]
         told.update(f"{status} {outcome}" for status, outcome in ends)
         if len(ends) != 1 or ends[0] not in kind.ends:
             soak.violations.append(f"{token}, {kind.path}, {kind.client}: {ends}")
-    # The first was to the runner, that waited for the server to start.
+    # The first request came from the runner, which waited for the server to start.
     if len(lines) != 1:
         soak.violations.append(f"lines of requests that nobody sent: {list(lines)}")
     return told
 
 
 def compare_events(soak: Soak, events: list[dict[str, Any]]) -> None:
-    """Each error arrived at most once, and with the data of its own request."""
+    """Check that each error arrived at most once, with the data of its own request."""
     tokens = Counter(event.get("tags", {}).get("token") for event in events)
     for event in events:
         token = event.get("tags", {}).get("token")
@@ -333,7 +333,7 @@ def soak_service(workshop: Workshop, django: str, wanted: int) -> list[str]:
             "DATABASE_URL": "postgresql:///soak",
             "REQUEST_THREADS": str(REQUEST_THREADS),
             "SENTRY_DSN": dsn,
-            # Django's, about a stream with a synchronous iterator.
+            # Django's warning about a stream with a synchronous iterator.
             "PYTHONWARNINGS": "ignore",
         }
         prepare(environment, database, variables)

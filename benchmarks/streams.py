@@ -1,4 +1,4 @@
-"""Opens streams and keeps them open, as browsers with an EventSource would."""
+"""Open streams and keep them open, as browsers with an EventSource do."""
 
 import asyncio
 import statistics
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from benchmarks.contender import HOST, Refused
 
-# Clients come at this pace, whether or not the server keeps up.
+# New clients in each second, whether or not the server keeps up.
 PER_SECOND = 1000
 
 
 @dataclass
 class Stream(asyncio.Protocol):
-    """Tells when the first byte of its body came."""
+    """Records when the first byte of its body arrived."""
 
     head: bytes = b""
     first_byte: "asyncio.Future[float]" = field(
@@ -39,7 +39,7 @@ class Stream(asyncio.Protocol):
 
 @asynccontextmanager
 async def opened(port: int, path: str, count: int) -> AsyncIterator[dict[str, float]]:
-    """The times to the first byte, in milliseconds, while all streams are open."""
+    """The times to the first byte, in milliseconds, with all streams kept open."""
     loop = asyncio.get_running_loop()
     request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
     transports: list[asyncio.Transport] = []

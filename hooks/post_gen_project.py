@@ -1,4 +1,4 @@
-"""Remove what was not chosen; write .env with a fresh key; say how to go on."""
+"""Remove what was not chosen, write .env with a new key, and say what to do next."""
 
 import io
 import os
@@ -78,10 +78,10 @@ SERVER_TIMING. README.md says more.
 def show_screen(path: Path) -> None:
     if BY_CRUFT and path.parent.parent == Path(tempfile.gettempdir()).resolve():
         return
-    # Single quotes are none for a shell of Windows.
+    # The shell of Windows does not know single quotes.
     quoted = f'"{path}"' if " " in str(path) else path
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Of a folder whose name the terminal cannot show.
+        # For a folder whose name the terminal cannot show.
         sys.stdout.reconfigure(errors="replace")
     try:
         print(SCREEN.format(path=path, quoted=quoted), flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 # tojson escapes ' as \u0027, so that no answer can end this literal.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
-# A distribution may not have the name of one that it depends on, however far away.
+# A distribution may not have the name of one of its dependencies, direct or not.
 RESERVED_NAMES = {
     *("config", "home", "serving", "tests", "users", "vendor"),
     *("annotated-types", "anyio", "asgiref", "ast-serialize", "blockbuster", "click"),
@@ -22,7 +22,7 @@ RESERVED_NAMES = {
     *("servestatic", "sqlparse", "structlog", "types-pyyaml", "typing-extensions"),
     *("typing-inspection", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
 }
-# serving/header.py says why.
+# serving/header.py gives the reasons.
 SERVER_MANAGED_HEADERS = {
     *("connection", "content-length", "date", "keep-alive", "proxy-connection", "te"),
     *("trailer", "transfer-encoding", "upgrade", "content-encoding", "content-range"),

@@ -29,7 +29,7 @@ class TimingMiddleware:
 
 middleware = []
 if os.environ["BENCH_CHAIN"] == "all":
-    # Instead of the first, bench.middleware; `django_middleware=` would stand outside.
+    # In place of bench.middleware, the first; `django_middleware=` would go outside.
     middleware = [TimingMiddleware, *load_django_middleware(settings.MIDDLEWARE[1:])]
 api = BoltAPI(middleware=middleware)
 
@@ -53,7 +53,7 @@ async def item_view(pk: int) -> dict[str, int | str]:
     return {"id": item.pk, "name": item.name}
 
 
-# Without a route it answers in Rust, and an exception passes the middlewares by.
+# Without a route it answers in Rust, and an exception bypasses the middleware.
 @api.get("/{path:path}")
 async def missing_view(path: str) -> JSON:
     return JSON({"detail": "Not Found"}, status_code=404)

@@ -1,4 +1,4 @@
-"""`startproject` served by django-bolt; with BENCH_CHAIN=none by nothing else."""
+"""`startproject` served by django-bolt; with BENCH_CHAIN=none, without middleware."""
 
 from startproject_settings import *
 from startproject_settings import INSTALLED_APPS, LOGGING

@@ -1,4 +1,4 @@
-"""No framework: what uvicorn and the log line alone leave to the others."""
+"""No framework: the upper bound that uvicorn and the log line set for the others."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ logger = logging.getLogger("timing")
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] != "http":
-        # uvicorn takes this as "no lifespan here" and goes on.
+        # uvicorn takes this to mean that lifespan is not supported.
         raise RuntimeError(f"{scope['type']} is not served")
     start = time.perf_counter()
     found = scope["path"] == "/json"

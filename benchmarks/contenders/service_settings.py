@@ -10,7 +10,7 @@ INSTALLED_APPS = [*INSTALLED_APPS, "bench"]
 match os.environ.get("BENCH_CHAIN"):
     case "ours":
         MIDDLEWARE = MIDDLEWARE[:3]
-    case "djangos":
+    case "django":
         MIDDLEWARE = [path for path in MIDDLEWARE if path.startswith("django.")]
     case "none":
         MIDDLEWARE = []

@@ -1,4 +1,4 @@
-"""What the soak requests; `token` is the request's id, which every answer repeats."""
+"""The views of the soak; `token` is the request's id, which every answer repeats."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What `django-admin startproject` wrote, plus what every contender must do."""
+"""The settings that startproject writes, plus what every contender must do."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`startproject` with django-structlog, which logs two lines of its own besides."""
+"""`startproject` with django-structlog, which adds two log lines of its own."""
 
 import structlog
 from startproject_settings import *

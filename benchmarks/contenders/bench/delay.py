@@ -1,4 +1,4 @@
-"""Waiting for somebody else, in the three ways a middleware can do it."""
+"""Wait for another service, in the three ways that a middleware can."""
 
 import asyncio
 import os
