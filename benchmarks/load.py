@@ -163,8 +163,8 @@ def served(
     port = _free_port()
     uvicorn = ("uvicorn", contender.application, "--no-access-log")
     uvloop = ("--loop", "uvloop", "--http", "httptools")
-    # By default a loop that was blocked for five seconds closes connections whose next
-    # request has arrived meanwhile.
+    # By default, a loop that was blocked for five seconds closes connections although
+    # their next request has arrived meanwhile.
     keep_alive = ("--timeout-keep-alive", "60")
     bolt = ("django", "runbolt", "--no-admin")
     command = [

@@ -1,7 +1,7 @@
 """Send mixed requests to a generated service with Sentry, and check its promises.
 
-`python -m benchmarks.soak [--requests 50000] [--django 5.2]`; exits with 1 when a line
-is missing or wrong, a bound is broken, or memory grows.
+`python -m benchmarks.soak [--requests 50000] [--django 5.2]`; exits with 1 if a line
+is missing or wrong, a limit is exceeded, or memory grows.
 """
 
 import argparse

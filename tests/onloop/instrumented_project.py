@@ -1,6 +1,6 @@
 """A project for an instrumentation: onloop's handler, and stock Django's beside it.
 
-It is started as the tool's users start a server: the tool changes what it finds.
+The server is started as the tool's users start theirs, with the tool's patches.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
     python record_changes.py stock|installed|onloop
 
-"stock" is Django's handler; with "installed", onloop stands in INSTALLED_APPS; with
+"stock" is Django's handler; with "installed", onloop is in INSTALLED_APPS; with
 "onloop", all of it is imported and its handler serves.
 """
 

@@ -63,7 +63,7 @@ def serve(
 ) -> Iterator[Server]:
     """Run a uvicorn command on a free port, and end it with SIGTERM.
 
-    Whoever passes an ``output`` writes what comes out of it to the log.
+    If ``output`` is given, the caller copies what it receives to the log.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(

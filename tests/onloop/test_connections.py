@@ -1,5 +1,5 @@
-"""What a request leaves in the connections of its thread, and when they are closed; on
-PostgreSQL too, by DATABASE_URL.
+"""What a request leaves in the connections of its thread, and when they are closed;
+also on PostgreSQL, with DATABASE_URL.
 """
 
 import asyncio

@@ -182,8 +182,8 @@ def newrelic(backend: Backend, server: Server) -> Facts:
     for told in server.lines():
         if nodes := told.get("nodes"):
             about = [told["path"], *told["errors"]]
-            # Without a view, it names the handler, or what New Relic put into the
-            # middleware of the first handler that was created, and only of that one.
+            # Without a view, it names the handler; or the middleware, which New Relic
+            # instruments only in the first handler that is created.
             if "instrumented" in told["name"]:
                 about.append(told["name"])
             is_child = told["parent"] == PARENT

@@ -1,6 +1,6 @@
 """A call that blocks the event loop fails its test, and nothing else does.
 
-Each test runs pytest on a small project of its own, in another process.
+Each test runs pytest on its own small project, in another process.
 """
 
 from collections.abc import Callable

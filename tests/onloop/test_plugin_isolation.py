@@ -1,6 +1,6 @@
 """Database tests leave nothing behind, whichever threads they use.
 
-Each test runs pytest on a small project of its own, in another process.
+Each test runs pytest on its own small project, in another process.
 """
 
 from collections.abc import Callable

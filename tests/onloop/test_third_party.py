@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 # The middleware, its thread hops for a request, how it runs and its check messages.
-# Only measuring shows the hops of those that call sync_to_async() themselves.
+# Only a measurement shows the hops of middleware that calls sync_to_async() itself.
 THIRD_PARTY: dict[str, tuple[int, str, str | None]] = {
     "allauth.account.middleware.AccountMiddleware": (0, "on the loop", None),
     "auditlog.middleware.AuditlogMiddleware": (2, "in a thread", "W001"),

@@ -1,7 +1,7 @@
 """Measure and check the middleware of packages; print the results as JSON.
 
-These are its settings too. In a process of its own, for the packages change what they
-find: they connect signals, register checks and patch.
+This module is its settings too. It runs in a separate process, because the packages
+connect signals, register checks and patch.
 """
 
 import asyncio

@@ -21,10 +21,10 @@ Bake = Callable[..., Service]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the folder for what is generated.
+    """Choose the folder for generated services.
 
-    Not below /tmp/pytest-of-$USER: each pytest closes that to other users, and as root
-    PostgreSQL runs under a user of its own, from the environment of a service.
+    Not below /tmp/pytest-of-$USER, which pytest closes to other users: as root,
+    PostgreSQL runs as another user, from the environment of a service.
     """
     if config.option.basetemp is None:
         config.option.basetemp = TEMPLATE / "build" / "tests"
@@ -37,7 +37,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, for a test often waits for a server."""
+    """One more than there are cores, because tests often wait for a server."""
     return (os.cpu_count() or 1) + 1
 
 
@@ -47,7 +47,7 @@ def bake(cookies_session: Cookies) -> Bake:
     baked: dict[tuple[tuple[str, str], ...], Service] = {}
 
     def bake(**answers: str) -> Service:
-        # pytest-cookies drops a key that is no prompt, silently.
+        # pytest-cookies silently drops a key that is not a prompt.
         unknown = answers.keys() - DEFAULTS.keys()
         assert not unknown, f"no such prompt: {', '.join(sorted(unknown))}"
         complete = DEFAULTS | answers
@@ -66,7 +66,7 @@ def bake(cookies_session: Cookies) -> Bake:
 def with_module(
     bake: Bake, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Service]:
-    """Gives an installed service of a Django, with a module of project/ added."""
+    """Return an installed service on a Django, with a module of project/ added."""
 
     def with_module(django_version: str, name: str) -> Service:
         baked = bake(django_version=django_version, admin="false", log_format="json")
@@ -80,7 +80,7 @@ def with_module(
 
 @pytest.fixture(scope="session")
 def installed(bake: Bake) -> Service:
-    """The default service, without the files that no test of it reads."""
+    """The default service, without files that its tests do not need."""
     service = bake(deploy="none", ci="none")
     service.run("uv sync")
     return service
@@ -88,7 +88,7 @@ def installed(bake: Bake) -> Service:
 
 @pytest.fixture
 def copied(installed: Service, tmp_path: Path) -> Service:
-    """Installed, and to be changed."""
+    """An installed service that tests may change."""
     return installed.copy_in_environment(tmp_path / "service")
 
 
@@ -96,7 +96,7 @@ def copied(installed: Service, tmp_path: Path) -> Service:
 def with_admin(
     request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
 ) -> Service:
-    """With everything that has pages, the user "me", and a page that fails."""
+    """A service with every page, the user "me", and a page that fails."""
     answers = {"django_version": request.param, "admin": "true", "api": "ninja"}
     baked = bake(**{name: answers[name] for name in answers.keys() & DEFAULTS.keys()})
     baked.run("uv sync")
@@ -115,7 +115,7 @@ def with_admin(
 
 @pytest.fixture(scope="session", params=["development", "production"])
 def site(request: pytest.FixtureRequest, with_admin: Service) -> Iterator[Site]:
-    """By the documented commands, in production in the documented environment."""
+    """Served as documented, in production with the documented environment."""
     is_production = request.param == "production"
     command, *_ = with_admin.readme_commands()
     command, environment = f"{command} 8000", {"UV_NO_SYNC": "1"}
@@ -133,7 +133,7 @@ def site(request: pytest.FixtureRequest, with_admin: Service) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresServer]:
-    # Not below pytest's folder: as root, PostgreSQL runs under a user of its own.
+    # As root, PostgreSQL runs as another user, who cannot enter pytest's folder.
     server = get_server(tempfile.mkdtemp(), cleanup_mode="delete")
     yield server
     server.cleanup()
@@ -141,7 +141,7 @@ def postgresql() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def new_database(postgresql: PostgresServer) -> Callable[[], str]:
-    """Makes an empty database and gives its DATABASE_URL."""
+    """Create an empty database and return its DATABASE_URL."""
     numbers = itertools.count()
 
     def new() -> str:
@@ -170,7 +170,7 @@ async def chromium(executable: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def clean_environment(tmp_path: Path) -> dict[str, str]:
-    """As on a machine that nobody prepared: no virtual environment, HOME empty."""
+    """An unprepared machine: no virtual environment, an empty HOME."""
     home = tmp_path / "home"
     home.mkdir()
     inherited = {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_CERT"}

@@ -42,7 +42,7 @@ CODE = ("database", "admin", "api")
 def pairwise() -> list[dict[str, str]]:
     """allpairspy is greedy: how many rows it needs depends on the order of prompts.
 
-    Another seed may find fewer.
+    Another seed may find an order that needs fewer.
     """
     chance = random.Random(10)
     orders = [chance.sample(list(VARIED), len(VARIED)) for _ in range(60)]

@@ -1,4 +1,4 @@
-"""A generated service, and what a person does with it."""
+"""A generated service, and what its owner does with it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.template import interpreters
 TEMPLATE = Path(__file__).parent.parent.parent
 TREE = TEMPLATE / "{{cookiecutter.project_slug}}"
 ONLOOP = TREE / "vendor" / "onloop"
-# What a shell on a new machine has; neither a virtual environment nor settings.
+# The variables of a shell on a new machine: no virtual environment, no settings.
 INHERITED = (
     *("PATH", "HOME", "LANG", "UV_CACHE_DIR"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "UV_SYSTEM_CERTS"),
@@ -45,12 +45,12 @@ class Service:
         minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
         return inherited() | {
             "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
-            # The oldest Python that it may run on, or the newest that is found.
+            # The oldest Python that it supports, or the newest that is installed.
             "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
         }
 
     def copy(self, path: Path) -> "Service":
-        """As it was generated, in another folder."""
+        """A copy in another folder, as it was generated."""
         for file in self.files():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.path / file, path / file)
@@ -59,21 +59,21 @@ class Service:
     def copy_in_environment(
         self, path: Path, other: "Service | None" = None
     ) -> "Service":
-        """As it was generated, in the environment of this one, or of another with the
-        same dependencies: run with --no-sync.
+        """A copy as it was generated, which uses the environment of this service, or of
+        another with the same dependencies: run with --no-sync.
         """
         copy = self.copy(path)
         (path / ".venv").symlink_to((other or self).path / ".venv")
         return copy
 
     def replace(self, file: str, before: str, after: str) -> None:
-        """In the one place where it stands."""
+        """Replace text that occurs exactly once in a file."""
         text = (self.path / file).read_text(encoding="utf-8")
         assert text.count(before) == 1, f"{before!r} in {file}"
         (self.path / file).write_text(text.replace(before, after), encoding="utf-8")
 
     def files(self) -> set[str]:
-        """As generated: without what running it adds, and without what git ignores."""
+        """The generated files, without those that running it adds or git ignores."""
         made = re.compile(
             r"\.venv/|uv\.lock$|(.*/)?(__pycache__|\.\w+_cache)/"
             r"|staticfiles/|media/|\.postgresql/|.*\.sqlite3"
@@ -99,7 +99,7 @@ class Service:
         return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
     def readme_environment(self) -> dict[str, str]:
-        """Of production."""
+        """The environment of production."""
         text = (self.path / "README.md").read_text(encoding="utf-8")
         return dict(re.findall(r"^    ([A-Z_]+)=(.*)$", text, re.MULTILINE))
 
@@ -108,7 +108,7 @@ class Service:
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
-        """Run the command on a free port, by SIGTERM to the end."""
+        """Run the command on a free port, and end it with SIGTERM."""
         port = free_port()
         arguments = re.sub(r"\b8000\b", str(port), command).split()
         with self.start(arguments, port, self.environment | environment) as server:
@@ -142,7 +142,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # uv passes signals on to what it runs; the group is for the worst.
+                # uv passes signals on to its child; the group is the last resort.
                 start_new_session=True,
             )
         server = Server(port, log, process)
@@ -193,7 +193,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Site:
-    """A service as it is served in development or production."""
+    """How a service is served in development or production."""
 
     service: Service
     server: Server
@@ -209,7 +209,7 @@ class Site:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of a proxy that ends TLS."""
+        """The headers of a proxy that terminates TLS."""
         if not self.is_production:
             return {}
         return {"Host": "example.com", "X-Forwarded-Proto": "https"}
@@ -221,7 +221,7 @@ def finish(
     env: dict[str, str] | None = None,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """With stdout and stderr in one."""
+    """Run the command, with stdout and stderr in one stream."""
     return subprocess.run(
         command,
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Bad answers are refused before anything is written; odd ones are kept safe."""
+"""Bad answers are refused before anything is written; odd ones are rendered safely."""
 
 import ast
 import json
@@ -31,7 +31,7 @@ def cookiecutter(
 ) -> tuple[int, list[str]]:
     command = [sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE)]
     done = finish([*command, *arguments], output, environment)
-    # What follows is cookiecutter's own report, with a traceback, that a hook failed.
+    # cookiecutter's own report of the failed hook, with a traceback, follows.
     own, _, _ = done.stdout.partition("ERROR: Stopping generation")
     return done.returncode, own.splitlines()
 
@@ -125,7 +125,7 @@ def test_all_bad_answers_are_refused_at_once(
 def test_last_screen_says_where_it_is_how_to_start_and_what_can_be_changed(
     tmp_path: Path, clean_environment: CleanEnvironment
 ) -> None:
-    # Where cruft would generate, too.
+    # cruft generates in such a folder too.
     folder = Path(tempfile.mkdtemp(suffix=" two words \u00e9"))
     ascii_terminal = {"PYTHONIOENCODING": "ascii"}
     status, lines = cookiecutter(

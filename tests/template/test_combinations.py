@@ -154,14 +154,14 @@ FILES_BY_ANSWER = {
     ("ci", "github"): {".github/workflows/ci.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
 }
-# The statuses, of those asked for, that carry the response header.
+# The requested statuses that have the response header.
 CARRYING = {
     "status-200": {200},
     "success": {200},
     "always": {200, 404},
     "never": set(),
 }
-# What a page loads, by the names that collectstatic gives. The UI loads nothing else.
+# The files that a page loads, as named by collectstatic. The UI loads no others.
 ASSETS = {
     "/admin/login/": r"/static/admin/css/login\.\w+\.css",
     "/api/docs": r".+",
@@ -253,7 +253,7 @@ def test_readme_says_which_files_to_delete(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def with_app(service: Service) -> Iterator[Service]:
-    """With an app that startapp made, and that nothing includes yet."""
+    """A service with an app that startapp made, and that nothing includes yet."""
     service.run("uv run manage.py startapp orders")
     yield service
     shutil.rmtree(service.path / "orders")
@@ -294,7 +294,7 @@ def test_tests_of_an_app_alone_have_the_database_too(with_app: Service) -> None:
 
 @pytest.fixture(scope="module")
 def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment that names the database; none for SQLite, which has a default."""
+    """The environment that names the database; empty for SQLite, the default."""
     if service.answers["database"] == "sqlite":
         return {}
     return {"DATABASE_URL": request.getfixturevalue("new_database")()}
@@ -325,7 +325,7 @@ def test_deploy_check_warns_of_nothing_in_the_documented_environment(
 def test_served_by_the_documented_command(
     service: Service, database: dict[str, str]
 ) -> None:
-    # What uv says while it installs is no line of the service.
+    # What uv prints while it installs is not a line of the service.
     service.run("uv sync")
     production = {
         "SECRET_KEY": "abcdefghij" * 5,
@@ -346,7 +346,7 @@ def test_served_by_the_documented_command(
 
 
 def served(service: Service, server: Server) -> list[tuple[str, int]]:
-    """Asks for each page; returns the path and the status of each request."""
+    """Request each page; return the path and the status of each request."""
     header, _, value = service.answers["response_header"].partition(": ")
     carrying = CARRYING[service.answers["header_condition"]]
     timing = service.answers["server_timing"] == "always"
@@ -359,7 +359,7 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
     for path, status in requests:
         answer = server.get(path)
         assert answer.status == status, answer.body
-        # It would name the product.
+        # It would reveal the server software.
         assert "server" not in answer.headers
         expected = value if status in carrying else None
         assert answer.headers.get(header.lower()) == expected

@@ -115,7 +115,7 @@ def test_every_combination_has_valid_files_and_tested_code(
     bake: Bake, tmp_path: Path
 ) -> None:
     """test_combinations.py runs a service for each database with and without admin and
-    API, and not for each way to deploy it and each CI: these must not change its code.
+    API, but not for each deployment and CI, which must not change its code.
     """
     code: dict[tuple[str, ...], set[str]] = {}
     linted: dict[str, set[str]] = {name: set() for name in LINTED}
@@ -208,8 +208,8 @@ def stages(dockerfile: str) -> list[Stage]:
 class Image:
     """Run a Dockerfile's instructions below a folder, one stage after another.
 
-    What cannot be without an engine: / is that folder, the base image is a virtual
-    environment of the same version of Python, and users are not made.
+    Without a container engine, / is that folder, the base image is a virtual
+    environment with the same version of Python, and no users are created.
     """
 
     def __init__(self, root: Path, context: Path, python: str) -> None:

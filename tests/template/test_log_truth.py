@@ -1,6 +1,6 @@
 """The log stays correct under load, with fuzzed requests and with a stalled reader.
 
-FIGURES=1 runs them at full size, which takes minutes.
+FIGURES=1 runs the tests at full size, which takes minutes.
 """
 
 import contextlib
@@ -217,8 +217,8 @@ def resident_mib(pid: int) -> float:
 
 
 def fuzz(number: int) -> Iterator[bytes]:
-    """Requests with whatever a client may put into path, query, headers and method;
-    some views put it into the message of an exception.
+    """Random path, query, headers and method, as far as a client may choose them;
+    some views put them into the message of an exception.
     """
     chance = random.Random(number)
     nasty = [

@@ -1,6 +1,6 @@
 """An owner's change breaks only the tests that it affects, and these explain why.
 
-Each is made alone, as docs/development.md describes it.
+Each change is made alone, as docs/development.md describes it.
 """
 
 import re

@@ -38,7 +38,7 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 def embedded(bake: Bake) -> Service:
     service = bake(database="postgresql", log_format="json")
     # As root, the server runs as another user, whom this lets into the folder of
-    # the environment; not so a link to it.
+    # the environment, which a link to it does not.
     service.run("uv run manage.py migrate")
     return service
 

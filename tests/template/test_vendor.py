@@ -25,7 +25,7 @@ def sources(folder: Path) -> Iterator[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The dotted names, of modules and of what is in them."""
+    """The dotted names of modules, and of the objects in them."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -35,13 +35,13 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def dotted_strings(path: Path) -> Iterator[str]:
-    """Those that may be imported, as in a settings module."""
+    """The names that may be imported, as in a settings module."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from re.findall(r"^\w+(?:\.\w+)+$", node.value)
 
 
-# The wall between the two products.
+# The boundary between the two products.
 
 
 def test_library_knows_nothing_of_the_service() -> None:
@@ -80,7 +80,7 @@ def test_service_uses_public_names_of_the_library_only() -> None:
 
 @pytest.fixture(scope="module")
 def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """With an environment of its own, which these tests change."""
+    """A service with its own environment, which these tests change."""
     service = bake(deploy="none", ci="none").copy(tmp_path_factory.mktemp("vendor"))
     service.run("uv sync")
     return service
@@ -117,7 +117,7 @@ def test_tools_of_the_service_leave_it_alone(service: Service) -> None:
     broken = [vendor / "src" / "onloop" / "test_broken.py", vendor / "test_broken.py"]
     for path in broken:
         path.write_text(BROKEN, encoding="utf-8")
-    # As pre-commit does, which passes the names of the files.
+    # Like pre-commit, which passes the names of the files.
     names = " ".join(str(path.relative_to(service.path)) for path in broken)
     try:
         for files in (".", names):
@@ -184,7 +184,7 @@ def test_panel_is_only_there_in_development(
     assert printed.splitlines()[-1] == found
 
 
-# Limits, so that a reader of the service is done in half an hour.
+# Limits, so that the service can be read in half an hour.
 
 
 def lines(*paths: Path) -> int:

@@ -6,7 +6,7 @@ import django
 
 SYNC_REMOTE_USER = """\
 The synchronous client passes REMOTE_USER in the WSGI environment. On the \
-asynchronous chain, Django 5.2's RemoteUserMiddleware (it is asynchronous by itself, \
+asynchronous chain, Django 5.2's RemoteUserMiddleware (it is asynchronous itself, \
 so that nothing of onloop's runs) reads it from a header. Each has a twin, *_async, \
 that sends the header and runs. The same tests fail on Django's own asynchronous \
 chain."""

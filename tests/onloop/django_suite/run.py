@@ -2,7 +2,7 @@
 
     uv run --with "django~=5.2.0" python tests/onloop/django_suite/run.py [suite ...]
 
-Other arguments are passed to Django's runtests.py; a failure in a process of its own
+Other arguments are passed to Django's runtests.py; a failure in a child process
 is shown in full only with --parallel=1.
 
 The tests are those of the installed Django. They come from its source distribution,

@@ -1,7 +1,7 @@
 """Run Django's runtests.py on onloop; called by run.py.
 
 Its ASGIHandler is onloop's, and its test clients send every request through the
-asynchronous chain: on the synchronous one nothing of onloop's would run.
+asynchronous chain, because onloop is not involved in the synchronous one.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""A service with packages that have their own request ids, around its middleware
-or within; put into a service by a test.
+"""A service with packages that have their own request ids, outside or
+inside of its middleware; put into a service by a test.
 """
 
 import logging
