@@ -77,7 +77,7 @@ class Delivery:
     # Whether the server accepted status and headers, and all of the response.
     started = finished = False
     # Whether the request has ended, and whether its response could not be sent.
-    over = failed = False
+    has_ended = failed = False
     # In all messages but the last.
     bytes_sent = 0
     first_byte: float | None = None
@@ -114,7 +114,7 @@ class Delivery:
 
     def close(self) -> None:
         """Notify the observers, each in the context in which its block ended."""
-        self.over = True
+        self.has_ended = True
         if not self.finished:
             task = asyncio.current_task()
             cut_short = self.client_disconnected or (task and task.cancelling())
@@ -294,7 +294,7 @@ class observe:
             self.made = time.perf_counter()
             # In this context, instrumentations around the observer know the request.
             self.context = copy_context()
-            if delivery.over:
+            if delivery.has_ended:
                 self.tell()
         elif isinstance(response, StreamingHttpResponse):
             content = AsyncContent if response.is_async else SyncContent
