@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 from django.template import TemplateDoesNotExist
 from django.template.loader import render_to_string
+from django.urls import URLResolver, reverse
 from django.utils.translation import trans_real
 from onloop import health
 from onloop.health import preload
+
+UNREAD = {"unread_urls", "unread_processors"}
+URLS = """
+from django.urls import include, path
+
+urlpatterns = [path("a/", include(([path("b/", print, name="b")], "a")))]
+"""
 
 
 @pytest.fixture
@@ -19,24 +27,34 @@ def project(tmp_path: Path, settings: Any) -> Iterator[Path]:
     """A project whose files nobody has read."""
     # Its forms look up a translation when they are imported.
     import_module("django.contrib.auth.forms")
-    (tmp_path / "unread_urls.py").write_text("urlpatterns = []\n")
+    (tmp_path / "unread_urls.py").write_text(URLS)
+    (tmp_path / "unread_processors.py").write_text("def processor(request): ...")
     (tmp_path / "page.html").write_text("a page")
     backend = "django.template.backends.django.DjangoTemplates"
-    settings.TEMPLATES = [{"BACKEND": backend, "DIRS": [tmp_path]}]
+    options = {"context_processors": ["unread_processors.processor"]}
+    settings.TEMPLATES = [
+        {"BACKEND": backend, "DIRS": [tmp_path], "OPTIONS": options},
+    ]
     settings.ROOT_URLCONF = "unread_urls"
     settings.LANGUAGE_CODE = "de"
     settings.LOCALE_PATHS = [tmp_path]
     sys.path.insert(0, str(tmp_path))
     yield tmp_path
     sys.path.remove(str(tmp_path))
-    sys.modules.pop("unread_urls", None)
+    for name in UNREAD:
+        sys.modules.pop(name, None)
 
 
-def test_routes_templates_and_translations_are_loaded(project: Path) -> None:
+def test_routes_templates_and_translations_are_loaded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert preload() is None
     (project / "page.html").unlink()
     assert render_to_string("page.html") == "a page"
-    assert "unread_urls" in sys.modules
+    assert sys.modules.keys() >= UNREAD
+    # It collects the names, those of each namespace by themselves.
+    monkeypatch.setattr(URLResolver, "_populate", None)
+    assert reverse("a:b") == "/a/b/"
     assert "de" in trans_real._translations  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import engines
 from django.template.utils import get_app_template_dirs
-from django.urls import get_resolver
+from django.urls import NoReverseMatch, get_resolver, reverse
 from django.utils.translation import gettext
 
 Check = Callable[[], str | None]
@@ -62,6 +62,8 @@ def preload() -> str | None:
 def load_templates() -> None:
     end = time.monotonic() + TEMPLATES_TIMEOUT
     for engine in engines.all():
+        # Those of Django's engine are imported by this.
+        getattr(getattr(engine, "engine", None), "template_context_processors", None)
         folders: list[Any] = [*engine.dirs]
         for root in (*folders, *get_app_template_dirs(engine.app_dirname)):
             for path in Path(root).rglob("*.html"):
@@ -72,10 +74,16 @@ def load_templates() -> None:
                     engine.get_template(path.relative_to(root).as_posix())
 
 
+def load_routes() -> None:
+    """Includes the names for reverse(), in the language of the settings."""
+    for namespace in get_resolver().namespace_dict:
+        with suppress(NoReverseMatch):
+            reverse(f"{namespace}:-")
+
+
 PRELOADED = {
     "translations": lambda: gettext("-"),
-    # This includes the names for reverse(), in the language of the settings.
-    "routes": lambda: get_resolver().reverse_dict,
+    "routes": load_routes,
     "templates": load_templates,
 }
 
