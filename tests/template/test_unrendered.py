@@ -77,3 +77,11 @@ def test_types(superset: Service) -> None:
         *config,
         ".",
     )
+
+
+def test_links_of_the_pages_work_below_a_path() -> None:
+    """Where a proxy has the service below /shop/, and FORCE_SCRIPT_NAME says so."""
+    pages = {path.name: path.read_text() for path in TREE.glob("*/templates/*/*.html")}
+    assert pages.keys() == {"error.html", "index.html"}
+    for name, page in pages.items():
+        assert not re.findall(r'(?:action|href|src)="/.*?"', page), name
