@@ -74,6 +74,8 @@ FILES = {
     "vendor/onloop/CHANGELOG.md",
     "vendor/onloop/LICENSE",
     "vendor/onloop/README.md",
+    "vendor/onloop/panel-dark.webp",
+    "vendor/onloop/panel-light.webp",
     "vendor/onloop/pyproject.toml",
     "vendor/onloop/src/onloop/__init__.py",
     "vendor/onloop/src/onloop/_blocking.py",

@@ -1,4 +1,4 @@
-"""The pictures of the README: `make screenshots` keeps them."""
+"""The pictures of the READMEs: `make screenshots` keeps them."""
 
 import asyncio
 import base64
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from types import FunctionType
 from typing import Literal
+from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Browser, Error, Page, expect
 
 from tests.template.browser import log_in
 from tests.template.prompts import choices
-from tests.template.service import TEMPLATE, Site
+from tests.template.service import TEMPLATE, TREE, Site
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -21,8 +22,8 @@ pytestmark = [
     pytest.mark.parametrize("with_admin", choices("django_version")[:1], indirect=True),
     pytest.mark.parametrize("site", ["development"], indirect=True),
 ]
-README = (TEMPLATE / "README.md").read_text(encoding="utf-8")
-KEPT = TEMPLATE / "docs" / "pictures" if os.environ.get("SCREENSHOTS") else None
+ONLOOP = TREE / "vendor" / "onloop"
+KEPT = bool(os.environ.get("SCREENSHOTS"))
 TIMING = (Path(__file__).parent / "timing.html").read_text(encoding="utf-8")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # The first request of a process reads the template from disk.
@@ -60,10 +61,18 @@ async def panel(page: Page, site: Site) -> None:
     await expect(page.locator("tbody tr").nth(100)).to_be_attached()
 
 
-@pytest.mark.parametrize("picture", [timing, panel])
+# Where each is kept, and whose READMEs show it.
+PICTURES = {
+    timing: (TEMPLATE / "docs" / "pictures", [TEMPLATE]),
+    panel: (ONLOOP, [TEMPLATE, ONLOOP]),
+}
+
+
+@pytest.mark.parametrize("picture", PICTURES)
 async def test_picture_of_the_readme_is_small(
     picture: FunctionType, chromium: Browser, site: Site, tmp_path: Path
 ) -> None:
+    folder, shown = PICTURES[picture]
     page = await chromium.new_page()
     await picture(page, site)
     # playwright's own screenshot() cannot write WebP, which is smaller.
@@ -75,6 +84,10 @@ async def test_picture_of_the_readme_is_small(
         image = base64.b64decode(taken["data"])
         assert 1_000 < len(image) < 60_000
         name = f"{picture.__name__}-{scheme}.webp"
-        assert f"docs/pictures/{name}" in README
-        await asyncio.to_thread((KEPT or tmp_path).joinpath(name).write_bytes, image)
+        for place in shown:
+            readme = await asyncio.to_thread((place / "README.md").read_text, "utf-8")
+            address = quote((folder / name).relative_to(place).as_posix())
+            assert f'="{address}"' in readme
+        path = (folder if KEPT else tmp_path) / name
+        await asyncio.to_thread(path.write_bytes, image)
     await page.context.close()
