@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -64,8 +63,8 @@ def load_templates() -> None:
     for engine in engines.all():
         # Those of Django's engine are imported by this.
         getattr(getattr(engine, "engine", None), "template_context_processors", None)
-        folders: list[Any] = [*engine.dirs]
-        for root in (*folders, *get_app_template_dirs(engine.app_dirname)):
+        in_apps = get_app_template_dirs(engine.app_dirname)
+        for root in map(str, (*engine.dirs, *in_apps)):
             for path in Path(root).rglob("*.html"):
                 if time.monotonic() > end:
                     return
