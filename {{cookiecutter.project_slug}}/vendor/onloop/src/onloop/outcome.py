@@ -65,24 +65,26 @@ class LateBody(Refusal):
 class Delivery:
     """What the handler knows about a request, and the observers of its end."""
 
-    # Seconds until the body had arrived, or REQUEST_TIMEOUT had passed.
-    upload = 0.0
-    # To be raised inside the middleware chain, instead of calling the view.
-    refusal: Refusal | None = None
-    client_disconnected = False
-    is_head = False
-    # A tracer around the handler closes the request's trace with the last message.
-    is_traced = False
-    headers: Iterable[tuple[bytes, bytes]] = ()
-    # Whether the server accepted status and headers, and all of the response.
-    started = finished = False
-    # Whether the request has ended, and whether its response could not be sent.
-    has_ended = failed = False
-    # In all messages but the last.
-    bytes_sent = 0
-    first_byte: float | None = None
-    # Removed once they are notified, because they refer back to the request.
-    observers: "tuple[observe, ...]" = ()
+    # Set one by one: Python finds attributes that the class provides more slowly.
+    def __init__(self) -> None:
+        # Seconds until the body had arrived, or REQUEST_TIMEOUT had passed.
+        self.upload = 0.0
+        # To be raised inside the middleware chain, instead of calling the view.
+        self.refusal: Refusal | None = None
+        self.client_disconnected = False
+        self.is_head = False
+        # A tracer around the handler closes the request's trace with the last message.
+        self.is_traced = False
+        self.headers: Iterable[tuple[bytes, bytes]] = ()
+        # Whether the server accepted status and headers, and all of the response.
+        self.started = self.finished = False
+        # Whether the request has ended, and whether its response could not be sent.
+        self.has_ended = self.failed = False
+        # In all messages but the last.
+        self.bytes_sent = 0
+        self.first_byte: float | None = None
+        # Removed once they are notified, because they refer back to the request.
+        self.observers: tuple[observe, ...] = ()
 
     def end(self, response: HttpResponseBase, made: float, is_head: bool) -> RequestEnd:
         status = response.status_code
@@ -261,13 +263,12 @@ class observe:
     without one. Exceptions propagate, including CancelledError.
     """
 
-    response: HttpResponseBase | None = None
-    # When the block ended with a response.
-    made = 0.0
-
     def __init__(
         self, request: HttpRequest, on_end: Callable[[RequestEnd], None]
     ) -> None:
+        self.response: HttpResponseBase | None = None
+        # When the block ended with a response.
+        self.made = 0.0
         self._on_end: Callable[[RequestEnd], None] | None = on_end
         self._is_head = request.method == "HEAD"
         self._delivery = delivery_of(request)
@@ -421,13 +422,12 @@ class DisconnectWatcher:
     view runs in the request's own task and context.
     """
 
-    _listener: asyncio.Future[None] | None = None
-    _error: BaseException | None = None
-    _exited = False
-
     def __init__(
         self, delivery: Delivery, listen: Callable[[], Awaitable[None]]
     ) -> None:
+        self._listener: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._exited = False
         self._delivery = delivery
         self._listen = listen
 

@@ -78,17 +78,16 @@ class Worker:
     # A ThreadPoolExecutor with one worker needs as long for its futures, locks and
     # semaphore as the rest of a call to a small view takes.
 
-    # Whether the call that comes is the first of its request.
-    needs_reset = False
-    # Its connections after its last call: whether any must be closed or reset, whether
-    # a block or transaction is open, and when the first gets too old.
-    needs_cleaning = False
-    is_unfinished = False
-    close_at = math.inf
-    # Looked up when a request begins and when one ends, because the lookup is slow.
-    connections: Sequence[BaseDatabaseWrapper] = ()
-
     def __init__(self, pool: "ThreadPool") -> None:
+        # Whether the call that comes is the first of its request.
+        self.needs_reset = False
+        # Its connections after its last call: whether any must be closed or reset,
+        # whether a block or transaction is open, and when the first gets too old.
+        self.needs_cleaning = False
+        self.is_unfinished = False
+        self.close_at = math.inf
+        # Looked up when a request begins and when one ends: the lookup is slow.
+        self.connections: Sequence[BaseDatabaseWrapper] = ()
         calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self.put = calls.put
         self.resets_connections = pool.resets_connections
@@ -322,24 +321,24 @@ class RequestThread(Executor):
     """
 
     loop: asyncio.AbstractEventLoop
-    _worker: Worker | None = None
-    _token: Token[ThreadSensitiveContext] | None = None
-    # Counted by the loop and by the thread, respectively.
-    _submitted = _finished = 0
-    _exited = False
-    _outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
-    # Calls that wait for a thread.
-    _pending: Sequence[tuple[asyncio.Future[Any], Callable[[], Any]]] = ()
-    _timer: asyncio.TimerHandle | None = None
-    # It waited in vain and must not wait again: Django needs a thread once more to pass
-    # the exception to the middleware.
-    _refused = False
-    _is_stream = False
-    # How many blocks of acquire_thread() it is in.
-    open_blocks = 0
 
     def __init__(self, pool: ThreadPool) -> None:
         self._pool = pool
+        self._worker: Worker | None = None
+        self._token: Token[ThreadSensitiveContext] | None = None
+        # Counted by the loop and by the thread, respectively.
+        self._submitted = self._finished = 0
+        self._exited = False
+        self._outliving_tasks: WeakSet[asyncio.Task[Any]] | None = None
+        # Calls that wait for a thread.
+        self._pending: Sequence[tuple[asyncio.Future[Any], Callable[[], Any]]] = ()
+        self._timer: asyncio.TimerHandle | None = None
+        # It waited in vain and must not wait again: Django needs a thread once more to
+        # pass the exception to the middleware.
+        self._refused = False
+        self._is_stream = False
+        # How many blocks of acquire_thread() it is in.
+        self.open_blocks = 0
 
     def __enter__(self) -> Self:
         # ThreadSensitiveContext(executor=self) does the same, but refuses the calls of
