@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
 export UV_SYSTEM_CERTS := 1
 
-.PHONY: run test lint bench screenshots release
+.PHONY: run test test-all lint bench screenshots release
 .SILENT:
 
 run: $(UV) | $(SERVICE)
@@ -27,6 +27,10 @@ run: $(UV) | $(SERVICE)
 test: $(UV)
 	echo "==> Testing onloop on each Django, and a service for every pair of choices"
 	$(UV) run pytest $(ONLY)
+
+test-all: $(UV)
+	echo "==> Rendering and linting every combination of all choices"
+	$(UV) run python -W error -W ignore:XDG_RUNTIME_DIR -m tests.template.product
 
 lint: $(UV)
 	$(UV) run ruff check .

@@ -1,8 +1,10 @@
 import itertools
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from playwright.async_api import Browser
 from pytest_cookies.plugin import Cookies
 
 from tests.template import browser
-from tests.template.prompts import DEFAULTS, choices
+from tests.template.prompts import DEFAULTS, choices, slot
 from tests.template.service import TEMPLATE, Service, Site
 
 PROJECT = Path(__file__).parent / "project"
@@ -60,6 +62,43 @@ def bake(cookies_session: Cookies) -> Bake:
         return baked[key]
 
     return bake
+
+
+@pytest.fixture(scope="session")
+def install(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """Generate a service and install it where the one before it in its slot was.
+
+    `uv sync` makes the environment exactly that of the new pyproject.toml. What stays is
+    the bytecode of what is installed and mypy's knowledge of it, and of nothing else.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    current: dict[Path, Service] = {}
+
+    def install(**answers: str) -> Service:
+        baked = bake(**answers)
+        path = folder / slot(baked.answers)
+        if path not in current or current[path].answers != baked.answers:
+            if path.exists():
+                clear(path)
+            current[path] = baked.copy(path)
+            current[path].run("uv sync")
+        return current[path]
+
+    return install
+
+
+def clear(path: Path) -> None:
+    """Remove a service, but not its environment."""
+    own = [
+        f"{file.stem if file.is_file() else file.name}[./]*" for file in path.iterdir()
+    ]
+    for database in path.glob(".mypy_cache/*/cache.*.db"):
+        with closing(sqlite3.connect(database)) as connection, connection:
+            for pattern in own:
+                connection.execute("DELETE FROM files2 WHERE path GLOB ?", [pattern])
+    for file in path.iterdir():
+        if file.name not in (".venv", ".mypy_cache"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 @pytest.fixture(scope="session")

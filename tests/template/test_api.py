@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.template.conftest import Bake
-from tests.template.prompts import COMBINATIONS, name
+from tests.template.prompts import COMBINATIONS, slot
 from tests.template.service import Service
 
 # Services that test_combinations.py installs too.
@@ -43,16 +43,16 @@ with ThreadPoolExecutor(8) as pool:
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(r, marks=pytest.mark.xdist_group(name(r))) for r in NINJA.values()],
+    [pytest.param(r, marks=pytest.mark.xdist_group(slot(r))) for r in NINJA.values()],
     ids=NINJA,
 )
 def test_only_one_of_concurrent_changes_succeeds(
-    bake: Bake,
+    install: Bake,
     row: dict[str, str],
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    service = bake(**row)
+    service = install(**row)
     url = f"sqlite:///{tmp_path}/race.sqlite3"
     if row["database"] == "postgresql":
         url = request.getfixturevalue("new_database")()

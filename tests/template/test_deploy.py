@@ -1,6 +1,5 @@
 """The deployment files pass their linters, and are run as far as possible."""
 
-import itertools
 import json
 import os
 import re
@@ -21,7 +20,6 @@ import yaml
 from tests.template import interpreters
 from tests.template.conftest import Bake
 from tests.template.linters import LINTED, lint
-from tests.template.prompts import CODE, COMBINATIONS, choices, code_of
 from tests.template.service import Service, finish, free_port, inherited, succeed
 
 # Testing every service with every linter would prove no more than these two do.
@@ -100,59 +98,6 @@ def test_defaults_of_the_table_are_those_of_the_settings(service: Service) -> No
     assert table == dict(
         re.findall(r'^    "([A-Z_]+)": "(.*)",$', settings, re.MULTILINE)
     )
-
-
-# All combinations.
-
-PROMPTS = (*CODE, "deploy", "ci")
-# Neither file depends on the other prompt's answer.
-FILES = [(deploy, "github") for deploy in choices("deploy")]
-FILES += [("docker", ci) for ci in choices("ci") if ci != "github"]
-
-
-@pytest.mark.xdist_group("every combination")
-def test_every_combination_has_valid_files_and_tested_code(
-    bake: Bake, tmp_path: Path
-) -> None:
-    """test_combinations.py runs a service for each database with and without admin and
-    API, but not for each deployment and CI, which must not change its code.
-    """
-    code: dict[tuple[str, ...], set[str]] = {}
-    linted: dict[str, set[str]] = {name: set() for name in LINTED}
-    for answers, files_of in itertools.product(
-        itertools.product(*map(choices, CODE)), FILES
-    ):
-        values = (*answers, *files_of)
-        service = bake(**dict(zip(PROMPTS, values, strict=True)))
-        files = {
-            name: (service.path / name).read_text(encoding="utf-8")
-            for name in sorted(service.files())
-        }
-        python = [item for item in files.items() if item[0].endswith(".py")]
-        code.setdefault(values[:3], set()).add(repr(python))
-        for name, text in files.items():
-            if (base := Path(name).name) in linted:
-                linted[base].add(text)
-        manifests = documents(service)
-        manifests.pop("kustomization", None)
-        assert bool(manifests) == (service.answers["deploy"] == "kubernetes")
-        for document in manifests.values():
-            kubernetes_validate.validate(document, RELEASES[-1], strict=True)
-    assert len(code) == 8
-    assert {key for key, texts in code.items() if len(texts) > 1} == set()
-    assert code_of(COMBINATIONS) == set(code)
-    for name, texts in linted.items():
-        assert texts, name
-        # zizmor knows a workflow by its folder.
-        folder = tmp_path / name / ".github" / "workflows"
-        folder.mkdir(parents=True)
-        found = []
-        for number, text in enumerate(sorted(texts)):
-            file = folder / f"{number}{Path(name).suffix}"
-            file.write_text(text, encoding="utf-8")
-            found.append(str(file))
-        for command in LINTED[name]:
-            lint(*command, *found, cwd=tmp_path)
 
 
 # Containers.

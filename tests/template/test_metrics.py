@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from tests.template.conftest import Bake
-from tests.template.prompts import COMBINATIONS, name
+from tests.template.prompts import COMBINATIONS, slot
 from tests.template.service import TREE, Server, Service, free_port, succeed
 
 # A service that test_combinations.py installs too.
@@ -30,16 +30,14 @@ from tests.template.service import TREE, Server, Service, free_port, succeed
     for row in COMBINATIONS
     if row["metrics"] == "prometheus" and row["database"] == "sqlite"
 ]
-pytestmark = pytest.mark.xdist_group(name(ANSWERS))
+pytestmark = pytest.mark.xdist_group(slot(ANSWERS))
 DEPLOY = TREE / "deploy"
 LABELS = {"http_request_method", "http_route", "http_response_status_code", "outcome"}
 
 
 @pytest.fixture(scope="module")
-def service(bake: Bake) -> Service:
-    service = bake(**ANSWERS)
-    service.run("uv sync")
-    return service
+def service(install: Bake) -> Service:
+    return install(**ANSWERS)
 
 
 @pytest.fixture(scope="module")
