@@ -70,25 +70,28 @@ def install(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
 
     `uv sync` makes the environment exactly that of the new pyproject.toml. What stays is
     the bytecode of what is installed and mypy's knowledge of it, and of nothing else.
+    A test may change the service: the next one gets it as it was generated.
     """
     folder = tmp_path_factory.mktemp("installed")
-    current: dict[Path, Service] = {}
 
     def install(**answers: str) -> Service:
         baked = bake(**answers)
-        path = folder / slot(baked.answers)
-        if path not in current or current[path].answers != baked.answers:
-            if path.exists():
-                clear(path)
-            current[path] = baked.copy(path)
-            current[path].run("uv sync")
-        return current[path]
+        service = Service(folder / slot(baked.answers), baked.answers)
+        if not service.path.exists() or contents(service) != contents(baked):
+            clear(service.path)
+            baked.copy(service.path).run("uv sync")
+        return service
 
     return install
 
 
+def contents(service: Service) -> dict[str, bytes]:
+    return {file: (service.path / file).read_bytes() for file in service.files()}
+
+
 def clear(path: Path) -> None:
     """Remove a service, but not its environment."""
+    path.mkdir(exist_ok=True)
     own = [
         f"{file.stem if file.is_file() else file.name}[./]*" for file in path.iterdir()
     ]

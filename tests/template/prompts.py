@@ -66,7 +66,8 @@ def code_of(rows: list[dict[str, str]]) -> set[tuple[str, ...]]:
 
 def slot(answers: dict[str, str]) -> str:
     """The same for services that may use one environment, one after the other."""
-    return name({prompt: answers[prompt] for prompt in ("django_version", "admin")})
+    version = answers.get("django_version", DEFAULTS["django_version"])
+    return f"{version}-{answers.get('admin', DEFAULTS['admin'])}"
 
 
 def name(answers: dict[str, str]) -> str:

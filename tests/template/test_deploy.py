@@ -20,6 +20,7 @@ import yaml
 from tests.template import interpreters
 from tests.template.conftest import Bake
 from tests.template.linters import LINTED, lint
+from tests.template.prompts import slot
 from tests.template.service import Service, finish, free_port, inherited, succeed
 
 # Testing every service with every linter would prove no more than these two do.
@@ -32,11 +33,16 @@ ANSWERS = [
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(a, marks=pytest.mark.xdist_group(a["ci"])) for a in ANSWERS],
+    params=[pytest.param(a, marks=pytest.mark.xdist_group(slot(a))) for a in ANSWERS],
     ids=["github, postgresql, admin", "gitlab, sqlite, no admin"],
 )
 def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     return bake(**request.param)
+
+
+@pytest.fixture(scope="module")
+def installed(service: Service, install: Bake) -> Service:
+    return install(**service.answers)
 
 
 # Each is listed twice, as strict and as not strict.
@@ -118,10 +124,9 @@ def test_no_secret_of_the_compose_file_has_a_default(service: Service) -> None:
 
 
 def test_service_accepts_the_variables_of_the_compose_file_in_its_dotenv(
-    service: Service, tmp_path: Path
+    installed: Service, tmp_path: Path
 ) -> None:
-    service.run("uv sync")
-    copy = service.copy_in_environment(tmp_path / "service")
+    copy = installed.copy_in_environment(tmp_path / "service")
     text = (copy.path / "compose.yaml").read_text(encoding="utf-8")
     names = set(re.findall(r"\$\{(\w+)", text))
     assert "SECRET_KEY" in names
@@ -388,7 +393,8 @@ def test_pods_get_each_variable_of_the_example_and_no_other(service: Service) ->
         assert {*config["data"]} == example - secrets
 
 
-def test_deploy_check_warns_of_nothing_with_the_config_map(service: Service) -> None:
+def test_deploy_check_warns_of_nothing_with_the_config_map(installed: Service) -> None:
+    service = installed
     config = documents(service)["configmap"]["data"]
     key = {"SECRET_KEY": "".join(map(str, range(40)))}
     url = {"DATABASE_URL": "postgresql://me@database/shop"}
@@ -571,16 +577,16 @@ def test_service_starts_where_its_only_python_is_another(
     assert Path(found.strip()).parent == folder
 
 
-@pytest.mark.xdist_group(ANSWERS[0]["ci"])
-def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> None:
-    service = bake(**ANSWERS[0])
-    committed = service.copy(tmp_path / "clone")
-    (committed.path / ".env").unlink()
+@pytest.mark.xdist_group(slot(ANSWERS[0]))
+def test_first_commit_passes_its_own_pipeline(install: Bake) -> None:
+    committed = install(**ANSWERS[0])
+    for file in (".env", "uv.lock"):
+        (committed.path / file).unlink()
     locked = finish(["uv", "sync", "--locked"], committed.path, committed.environment)
     assert "run `uv lock`" in locked.stdout
     committed.run("uv lock")
     committed.run("uv sync --locked")
-    for command, environment in own_commands(service):
+    for command, environment in own_commands(committed):
         committed.run(command, **environment)
     pre_commit = Path(sys.executable).with_name("pre-commit")
     for command in ("git init -q", "git add -A", f"{pre_commit} run --all-files"):
@@ -598,11 +604,11 @@ def test_first_commit_passes_its_own_pipeline(bake: Bake, tmp_path: Path) -> Non
     ],
 )
 def test_deploy_check_warns_without(
-    service: Service, variable: str, warning: str
+    installed: Service, variable: str, warning: str
 ) -> None:
-    [environment] = [env for command, env in steps(service) if command == CHECK]
+    [environment] = [env for command, env in steps(installed) if command == CHECK]
     with pytest.raises(AssertionError, match=re.escape(warning)):
-        service.run(CHECK, **environment | {variable: ""})
+        installed.run(CHECK, **environment | {variable: ""})
 
 
 # Changes that the README describes.
@@ -611,12 +617,14 @@ def test_deploy_check_warns_without(
 OTHERS = [("tests/settings.py", "METRICS_PORT"), (".env.example", "METRICS_PORT")]
 
 
+CHANGED = {"admin": "false", "deploy": "none", "metrics": "prometheus"}
+
+
+@pytest.mark.xdist_group(slot(CHANGED))
 def test_service_passes_after_the_documented_deletions_and_additions(
-    bake: Bake, tmp_path: Path
+    install: Bake,
 ) -> None:
-    service = bake(admin="false", deploy="none", metrics="prometheus").copy(
-        tmp_path / "changed"
-    )
+    service = install(**CHANGED)
     [greeting] = [c for c in service.python_examples() if "class Greeting" in c]
     (service.path / "home" / "middleware.py").write_text(greeting, encoding="utf-8")
     last = '    "django.middleware.clickjacking.XFrameOptionsMiddleware",\n'
@@ -646,8 +654,9 @@ def test_service_passes_after_the_documented_deletions_and_additions(
         service.run(f"uv run {command}")
 
 
-def test_readme_leads_back_to_stock_django(bake: Bake, tmp_path: Path) -> None:
-    service = bake().copy(tmp_path / "stock")
+@pytest.mark.xdist_group(slot({}))
+def test_readme_leads_back_to_stock_django(install: Bake) -> None:
+    service = install()
     service.replace("config/asgi.py", "from onloop.asgi", "from django.core.asgi")
     service.replace("config/settings.py", '    "onloop",\n', "")
     service.run("uv run manage.py migrate")
