@@ -91,7 +91,7 @@ async def test_notes(async_client: AsyncClient) -> None:
 '''
 
 
-@pytest.mark.xdist_group("readme")
+@pytest.mark.xdist_group("installed")
 def test_documented_plain_views_do_the_same(copied: Service) -> None:
     examples = [code for code in copied.python_examples() if "Note" in code]
     for module, code in zip(("models", "notes", "changes"), examples, strict=True):

@@ -143,7 +143,7 @@ def begin_hello_with(service: Service, statement: str) -> None:
     service.replace("home/views.py", line, f"    {statement}\n{line}")
 
 
-@pytest.mark.xdist_group("mistakes")
+@pytest.mark.xdist_group("installed")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistake_is_reported_with_its_fix(copied: Service, name: str) -> None:
     mistake = MISTAKES[name]
@@ -160,7 +160,7 @@ def test_mistake_is_reported_with_its_fix(copied: Service, name: str) -> None:
     assert warned if done.returncode == 0 else done.returncode == 1
 
 
-@pytest.mark.xdist_group("mistakes")
+@pytest.mark.xdist_group("installed")
 @pytest.mark.parametrize(
     "command",
     [
@@ -196,7 +196,7 @@ def weather() -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.xdist_group("mistakes")
+@pytest.mark.xdist_group("installed")
 def test_documented_middlewares_stay_on_the_loop(copied: Service, weather: str) -> None:
     middlewares = [c for c in copied.python_examples() if "get_response" in c]
     examples = "\n".join(middlewares)
@@ -214,7 +214,7 @@ def test_documented_middlewares_stay_on_the_loop(copied: Service, weather: str) 
     assert "no issues" in copied.run(f"{run} check --fail-level WARNING")
 
 
-@pytest.mark.xdist_group("mistakes")
+@pytest.mark.xdist_group("installed")
 def test_slow_callback_is_logged_like_everything_else(copied: Service) -> None:
     begin_hello_with(copied, "__import__('time').sleep(0.2)")
     debug = {"PYTHONASYNCIODEBUG": "1", "LOG_FORMAT": "json"}

@@ -11,6 +11,9 @@ import pytest
 
 from tests.template.service import TREE, Service, finish
 
+# On one worker with the others that copy the default service: it is installed once.
+pytestmark = pytest.mark.xdist_group("installed")
+
 Change = Callable[[Service], None]
 SETTINGS = "config/settings.py"
 
