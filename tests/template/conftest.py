@@ -3,6 +3,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -99,6 +100,11 @@ def clear(path: Path) -> None:
         with closing(sqlite3.connect(database)) as connection, connection:
             for pattern in own:
                 connection.execute("DELETE FROM files2 WHERE path GLOB ?", [pattern])
+    # PostgreSQL for development ends by itself, soon after the last that used it.
+    deadline = time.monotonic() + 60
+    while (path / ".postgresql" / "data" / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, "PostgreSQL still runs"
+        time.sleep(0.05)
     for file in path.iterdir():
         if file.name not in (".venv", ".mypy_cache"):
             shutil.rmtree(file) if file.is_dir() else file.unlink()
