@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -274,7 +275,11 @@ def image(
     # From an app that the team has added.
     (context / "orders").mkdir()
     (context / "orders" / "views.py").touch()
-    root = tmp_path_factory.mktemp("image")
+    # By a person with umask 077.
+    for path in [context, *context.rglob("*")]:
+        path.chmod(path.stat().st_mode & 0o700)
+    # In an image no path has blanks.
+    root = Path(tempfile.mkdtemp())
     image = Image(root, context, service.environment["UV_PYTHON"])
     image.build((context / "Dockerfile").read_text(encoding="utf-8"))
     yield image
@@ -291,6 +296,13 @@ def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
         if (app / ".venv" / "bin" / name).exists()
     }
     assert image.user == "10001"
+
+
+def test_user_of_the_image_may_read_everything_in_it(image: Image) -> None:
+    app = image.root / "app"
+    others = {path: path.stat().st_mode & 0o005 for path in app.rglob("*")}
+    assert [p for p, mode in others.items() if mode & 4 == 0] == []
+    assert [p for p, mode in others.items() if p.is_dir() and mode & 1 == 0] == []
 
 
 def test_everything_in_the_image_is_compiled(image: Image) -> None:
