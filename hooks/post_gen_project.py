@@ -57,7 +57,8 @@ if not dotenv.exists():
     example = Path(".env.example").read_text(encoding="utf-8")
     key = f"SECRET_KEY={secrets.token_urlsafe(50)}\n"
     dotenv.touch(mode=0o600)
-    dotenv.write_text(example.replace("SECRET_KEY=\n", key), encoding="utf-8")
+    text = example.replace("SECRET_KEY=\n", key)
+    dotenv.write_text(text, encoding="utf-8", newline="\n")
 
 # cruft has no such variable. To compare, it generates into a temporary folder, and
 # prints a patch.
