@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     PostgreSQL runs as another user, from the environment of a service.
     """
     if config.option.basetemp is None:
-        config.option.basetemp = TEMPLATE / "build" / "tests"
+        # Whose name breaks what does not quote it.
+        config.option.basetemp = TEMPLATE / "build" / "of tests \u00e9"
         config.option.basetemp.parent.mkdir(exist_ok=True)
 
 
