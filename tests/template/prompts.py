@@ -7,8 +7,11 @@ from tests.template.service import TEMPLATE
 CONTEXT = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 # Free text that breaks any file that does not escape it.
 TEXTS = {
-    "project_name": 'Tom\'s "Shop" \\n \\" </title> 🚀',
-    "response_header": "X-Quoted: \"a\" 'b' \\n \\\\ # %",
+    "project_name": (
+        'Tom\'s "Shop" \\n \\" </title> *a* _b_ `c` ![d] &amp; $x$ ${HOME} 100% a: b #{c} '
+        "\u041co\u0441k\u0432a \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f680 e\u0301 # |\\ #"
+    ),
+    "response_header": "X-Quoted`: \"a\" 'b' \\n \\\\ *c* a|b \\| ${HOME} $(id) # %",
 }
 
 

@@ -76,6 +76,7 @@ def test_thirteen_prompts_have_a_label_for_each_choice() -> None:
         ("project_slug", "config", "name of a package"),
         ("project_slug", "django", "name of a package"),
         ("project_slug", "packaging", "name of a package"),
+        ("project_slug", "\udcff", "1 to 63 of a-z"),
         ("response_header", "X-Status", "with a colon"),
         ("response_header", "X Status: OK", "bad name"),
         ("response_header", ": OK", "bad name"),
@@ -180,6 +181,7 @@ def test_no_screen_spoils_what_cruft_compares(
     [
         ("My Shop", "my-shop"),
         ("\u00dcber 9", "uber-9"),
+        ("3D Printing", "d-printing"),
         ("\U0001f680", "my-async-service"),
     ],
 )
@@ -329,8 +331,9 @@ def part_of(path: Path, *names: str) -> dict[str, Any]:
 
 def test_prompt_and_environment_refuse_the_same_headers() -> None:
     hook = TEMPLATE / "hooks" / "pre_gen_project.py"
-    names = ("RESERVED_NAMES", "SERVER_MANAGED_HEADERS", "refusals")
-    refusals = part_of(hook, *names)["refusals"]
+    refusals = part_of(
+        hook, "RESERVED_NAMES", "OTHER_MEANINGS", "SERVER_MANAGED_HEADERS", "refusals"
+    )["refusals"]
     names = ("HEADER", "SERVER_MANAGED_HEADERS", "parse_header")
     header = part_of(TREE / "serving" / "header.py", *names)
     parse_header, managed = header["parse_header"], header["SERVER_MANAGED_HEADERS"]
@@ -343,6 +346,7 @@ def test_prompt_and_environment_refuse_the_same_headers() -> None:
         return True
 
     answers = DEFAULTS | {"__project_slug": DEFAULTS["project_slug"]}
+    answers |= {"__admin": "yes", "__slug": ""}
     headers = [f"{name.title()}: 1" for name in managed]
     for char in map(chr, range(0x180)):
         headers += [f"X{char}Y: 1", f"X: a{char}b", f"X: {char}", f"X:{char}b"]

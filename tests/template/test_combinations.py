@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -355,7 +356,8 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
     if service.answers["admin"] == "true":
         pages["/admin/login/"] = 200
     if service.answers["api"] == "ninja":
-        pages |= {"/api/docs": 200, "/api/notes": 200}
+        pages |= {"/api/docs": 200, "/api/openapi.json": 200, "/api/notes": 200}
+    title = html.escape(service.answers["project_name"])
     requests = list(pages.items())
     for path, status in requests:
         answer = server.get(path)
@@ -366,10 +368,14 @@ def served(service: Service, server: Server) -> list[tuple[str, int]]:
         assert answer.headers.get(header.lower()) == expected
         assert ("server-timing" in answer.headers) == timing
         if path == "/":
-            title = html.escape(service.answers["project_name"])
             assert f"<title>{title}</title>" in answer.body
             assert ('href="/admin/"' in answer.body) == ("/admin/login/" in pages)
             assert ('href="/api/docs"' in answer.body) == ("/api/docs" in pages)
+        if path == "/admin/login/":
+            assert title in answer.body
+        if path == "/api/openapi.json":
+            info = json.loads(answer.body)["info"]
+            assert info["title"] == service.answers["project_name"]
         if files := ASSETS.get(path):
             found = re.findall(r'(?:href|src)="(.*?)"', answer.body)
             assets = [file for file in found if re.fullmatch(files, file)]

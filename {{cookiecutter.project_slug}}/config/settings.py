@@ -10,7 +10,7 @@ from serving.header import CONDITIONS
 django_stubs_ext.monkeypatch()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-PROJECT_NAME = "{{ cookiecutter.__project_name }}"
+PROJECT_NAME = "{{ cookiecutter.__project_name }}"  # fmt: skip
 # The environment overrides these, as does .env in development.
 defaults = {
     # % if cookiecutter.database == "sqlite"
