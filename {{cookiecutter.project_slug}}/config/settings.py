@@ -44,7 +44,8 @@ CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", *ORIGINS)
 DATABASES = {"default": env.url("DATABASE_URL", parse_database_url)}
 CACHES = {"default": env.url("CACHE_URL", parse_cache_url)}
 globals().update(env.url("EMAIL_URL", parse_email_url))  # MAILERS, or EMAIL_*
-MEDIA_ROOT = BASE_DIR / env.matching("MEDIA_ROOT", "media|/.+", "use an absolute path")
+MEDIA = r"media|(/|[A-Z]:[\\/]).+", "use an absolute path"
+MEDIA_ROOT = BASE_DIR / env.matching("MEDIA_ROOT", *MEDIA)
 SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT")
 SECURE_HSTS_SECONDS = env.integer("SECURE_HSTS_SECONDS")
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("SECURE_HSTS_INCLUDE_SUBDOMAINS")

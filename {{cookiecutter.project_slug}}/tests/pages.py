@@ -44,7 +44,7 @@ async def stream(request: HttpRequest, end: str) -> StreamingHttpResponse:
 
 async def parts(end: str) -> AsyncIterator[bytes]:
     yield b"first"
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.05)
     if end == "failed":
         raise RuntimeError("half way")
     yield b"last"

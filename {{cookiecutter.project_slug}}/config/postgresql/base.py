@@ -17,6 +17,7 @@ from warnings import catch_warnings
 from django.db import OperationalError
 from django.db.backends.postgresql import base
 
+assert sys.platform != "win32"  # for mypy, as there is no package for it there
 FOLDER = Path(__file__).resolve().parents[2] / ".postgresql"
 DATA = FOLDER / "data"
 # Runs a command in the background, as a user, once nobody holds the lock on stdin.

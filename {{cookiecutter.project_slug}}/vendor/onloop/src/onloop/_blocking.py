@@ -81,14 +81,15 @@ class BlockingDetector:
 
     def find(self, call: str) -> BlockingCall:
         """Make the error that blockbuster raises instead of calling the function."""
-        root = f"{self.config.rootpath}{os.sep}"
+        # With the slashes that may_block has, on Windows too.
+        root = f"{self.config.rootpath.as_posix()}/"
         caller = sys._getframe(2)
         for frame, _ in walk_stack(caller):
-            path = frame.f_code.co_filename
+            path = frame.f_code.co_filename.replace(os.sep, "/")
             if path.startswith(root) and not LIBRARY.search(path, len(root)):
                 break
         else:
-            frame, path = caller, caller.f_code.co_filename
+            frame, path = caller, caller.f_code.co_filename.replace(os.sep, "/")
         line = linecache.getline(path, frame.f_lineno).strip()
         file = re.sub(".*site-packages/", "", path.removeprefix(root))
         function = frame.f_code.co_name

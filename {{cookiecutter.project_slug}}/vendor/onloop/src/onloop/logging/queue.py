@@ -1,5 +1,4 @@
 import asyncio
-import fcntl
 import io
 import logging
 import logging.handlers
@@ -10,12 +9,15 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module, util
 from typing import Any
 from weakref import WeakSet
 
 from onloop._compat import uvicorn_server
 from onloop.logging.formatter import Formatter, Snapshot
 
+# Not on Windows, where lines of several processes on one stream may be mixed.
+fcntl: Any = import_module("fcntl") if util.find_spec("fcntl") else None
 # When the queue is stopped: seconds without progress after which a reader counts as
 # stalled, and seconds in total.
 STALL = 0.5
@@ -75,7 +77,8 @@ def _start_anew_in_child() -> None:
         handler.reset()
 
 
-os.register_at_fork(after_in_child=_start_anew_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
 def dropped_lines() -> int:
@@ -232,6 +235,9 @@ class QueueHandler(logging.StreamHandler[Any]):
         with suppress(OSError, ValueError):
             try:
                 descriptor = self.stream.fileno()
+                if fcntl is None and os.isatty(descriptor):
+                    # The console of Windows understands UTF-8 by its stream only.
+                    raise OSError
             except OSError:
                 self.stream.write(text)
                 return
@@ -239,12 +245,12 @@ class QueueHandler(logging.StreamHandler[Any]):
                 # A pipe accepts more than PIPE_BUF in pieces, so processes take turns.
                 # Linux locks pipes, sockets and terminals like files: for one process,
                 # also if it inherited the descriptor, and at most until it ends.
-                with suppress(OSError):
+                with suppress(OSError, AttributeError):
                     fcntl.lockf(descriptor, fcntl.LOCK_EX)
                 try:
                     self.write(descriptor, text.encode(errors="backslashreplace"))
                 finally:
-                    with suppress(OSError):
+                    with suppress(OSError, AttributeError):
                         fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
     def write(self, descriptor: int, rest: bytes) -> None:

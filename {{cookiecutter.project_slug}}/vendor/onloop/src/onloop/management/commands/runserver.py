@@ -74,7 +74,9 @@ class Command(runserver.Command):
     def refuse_port_in_use(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if self.use_ipv6 else socket.AF_INET
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name == "posix":
+                # On Windows it would share the port with the one that listens there.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError as error:
