@@ -2,7 +2,7 @@
 # brings the rest.
 PYTHON ?= python3
 PORT ?= 8000
-UV := build/tools/bin/uv
+UV := build/tools/bin/uv$(if $(filter Windows_NT,$(OS)),.exe)
 SERVICE := build/my-async-service
 ONLOOP := {{cookiecutter.project_slug}}/vendor/onloop
 # A [tool.ruff] of its own would outrank that of a service, which leaves vendor/ alone.

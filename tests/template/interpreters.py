@@ -22,19 +22,21 @@ def find(minimum: str, newest: bool = False) -> str:
         versions = Path(pyenv).resolve().parent.parent / "versions"
         folders = sorted(versions.glob("3.*/bin"), key=_version, reverse=newest)
         path = os.pathsep.join([*map(str, folders), *_without_shims(path)])
-    found = subprocess.run(
-        [UV, "python", "find", "--no-project", "--system", f">={minimum}"],
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode:
-        raise LookupError(
-            f"Python {minimum} or newer is needed and was not found: install it, "
-            f"or put it on the PATH. {found.stderr.strip()}"
+    # uv prefers the newest of those that it has installed itself.
+    for request in [f">={minimum}"] if newest else [f"~={minimum}.0", f">={minimum}"]:
+        found = subprocess.run(
+            [UV, "python", "find", "--no-project", "--system", request],
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    return found.stdout.strip()
+        if not found.returncode:
+            return found.stdout.strip()
+    raise LookupError(
+        f"Python {minimum} or newer is needed and was not found: install it, "
+        f"or put it on the PATH. {found.stderr.strip()}"
+    )
 
 
 @cache
