@@ -1,10 +1,12 @@
 """Continuous integration of the template and of onloop."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.template.linters import LINTED, lint
@@ -48,3 +50,40 @@ def test_prerelease_job_makes_onloop_serve_with_a_django_that_it_does_not_know(
     [command] = [step for step in steps if "NEWEST_DJANGO" in step]
     subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True)
     assert bound("NEWEST", copy) > bound("NEWEST", ONLOOP)
+
+
+@pytest.mark.parametrize(
+    ("tag", "version", "section", "released"),
+    [
+        ("0.2.0", "0.2.0", "## [0.2.0] - 2026-11-21\n\n- new\n", True),
+        ("onloop-0.2.0", "0.2.0", "## [0.2.0] - 2026-11-21\n\n- new\n", True),
+        ("0.2.0", "0.3.0", "## [0.2.0] - 2026-11-21\n\n- new\n", False),
+        ("0.2.0", "0.2.0", "## [0.2.0] - 2026-11-21\n", False),
+        ("0.2.0", "0.2.0", "", False),
+    ],
+)
+def test_tag_is_released_if_version_and_changelog_agree(
+    tmp_path: Path, tag: str, version: str, section: str, released: bool
+) -> None:
+    onloop = tag.startswith("onloop-")
+    folder = tmp_path / ONLOOP.relative_to(TEMPLATE) if onloop else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(f'version = "{version}"\n')
+    changelog = f"# Changelog\n\n{section}\n## [0.1.0] - 2026-11-20\n\n- old\n"
+    (folder / "CHANGELOG.md").write_text(changelog)
+    # In place of GitHub's: it prints what it was told.
+    (tmp_path / "gh").write_text('#!/bin/sh\necho "$@"; cat notes.md\n')
+    (tmp_path / "gh").chmod(0o755)
+    command = jobs()["release"]["steps"][-1]["run"]
+    done = subprocess.run(
+        ["bash", "-ec", command],
+        cwd=tmp_path,
+        env=os.environ | {"TAG": tag, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is released
+    assert (f"release create {tag} --verify-tag" in done.stdout) is released
+    assert ("- new" in done.stdout) is released
+    assert "- old" not in done.stdout
