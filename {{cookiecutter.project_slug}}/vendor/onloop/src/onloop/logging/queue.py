@@ -77,8 +77,8 @@ def _start_anew_in_child() -> None:
         handler.reset()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew_in_child)
+# Windows does not fork.
+getattr(os, "register_at_fork", dict)(after_in_child=_start_anew_in_child)
 
 
 def dropped_lines() -> int:
@@ -217,12 +217,9 @@ class QueueHandler(logging.StreamHandler[Any]):
             self.taken_bytes += size
             if dropped := self.dropped - self.reported:
                 self.reported += dropped
-                facts = {
-                    "name": "onloop.logging",
-                    "levelname": "WARNING",
-                    "msg": f"{dropped} log lines were dropped",
-                    "dropped": dropped,
-                }
+                message = f"{dropped} log lines were dropped"
+                facts: dict[str, Any] = {"name": "onloop.logging", "msg": message}
+                facts |= {"levelname": "WARNING", "dropped": dropped}
                 record = logging.makeLogRecord(facts)
                 try:
                     self.write_lines([self.format(record)])

@@ -74,9 +74,8 @@ class Command(runserver.Command):
     def refuse_port_in_use(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if self.use_ipv6 else socket.AF_INET
         with socket.socket(family) as probe:
-            if os.name == "posix":
-                # On Windows it would share the port with the one that listens there.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # On Windows it would share the port with whoever listens there.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name == "posix")
             try:
                 probe.bind((host, port))
             except OSError as error:
