@@ -56,6 +56,8 @@ def prompted(folder: Path, environment: dict[str, str]) -> str:
     _, status = os.waitpid(process, 0)
     text = shown.decode().replace("\r\n", "\n").replace(str(folder), "/home/you")
     assert not status, text
+    # The folder of the tests has a blank in its name, and so is quoted.
+    text = re.sub('"(/home/you/.*)"', r"\1", text)
     return re.sub(" +$", "", text, flags=re.MULTILINE)
 
 
@@ -207,6 +209,8 @@ def test_no_number_of_the_readme_is_unproven(bake: Bake) -> None:
         f"Django {newest} requires Python {newer}+",
         "http://127.0.0.1:8000/",
         "make run PORT=8001",
+        # tests/template/test_generation.py generates with it.
+        "[Cookiecutter] 2.1 or newer",
     ):
         assert claim in said, claim
         said = said.replace(claim, "")
