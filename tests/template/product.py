@@ -70,7 +70,8 @@ class Renderer:
             file = path.relative_to(tree)
             if path.is_dir() or "__pycache__" in file.parts:
                 continue
-            text = path.read_bytes().decode()
+            # A picture is copied; no text of it is looked at.
+            text = path.read_bytes().decode(errors="surrogateescape")
             if any(is_copy_only_path(str(p), context) for p in (file, *file.parents)):
                 self.copied[file.as_posix()] = text
             else:

@@ -30,7 +30,9 @@ def test_renderer_gives_what_cookiecutter_and_the_hooks_leave(
 ) -> None:
     path = bake(**row).path
     written = {
-        file.relative_to(path).as_posix(): file.read_bytes().decode()
+        file.relative_to(path).as_posix(): file.read_bytes().decode(
+            errors="surrogateescape"
+        )
         for file in path.rglob("*")
         if file.is_file()
     }
