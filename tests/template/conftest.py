@@ -40,6 +40,12 @@ def pytest_report_header() -> str:
     return f"browser: {found or f'{browser.MISSING}: its tests are skipped'}"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the two longest tests first, so that no worker runs one alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_newest_django.py")
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, because tests often wait for a server."""
     return (os.cpu_count() or 1) + 1
