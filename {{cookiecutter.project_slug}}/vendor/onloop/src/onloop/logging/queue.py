@@ -97,15 +97,12 @@ def never_blocks(name: str) -> bool:
 
 
 def is_non_blocking(handler: logging.Handler) -> bool:
-    if isinstance(
-        handler, QueueHandler | logging.handlers.QueueHandler | logging.NullHandler
-    ):
+    types = QueueHandler | logging.handlers.QueueHandler | logging.NullHandler
+    if isinstance(handler, types):
         return True
     # Such as those of pytest.
-    stream = getattr(handler, "stream", None)
-    return isinstance(stream, io.StringIO) or (
-        getattr(handler, "baseFilename", None) == os.devnull
-    )
+    is_devnull = getattr(handler, "baseFilename", None) == os.devnull
+    return is_devnull or isinstance(getattr(handler, "stream", None), io.StringIO)
 
 
 class QueueHandler(logging.StreamHandler[Any]):
