@@ -1,11 +1,13 @@
 """A separate thread writes the lines, and the event loop never waits for it."""
 
 import asyncio
+import fcntl
 import gc
 import json
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -336,6 +338,46 @@ def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
             assert_whole(text)
 
 
+WAITER = """if True:
+    import fcntl, logging, sys
+    from onloop.logging import Formatter, QueueHandler
+    first, second = (open(path, "a") for path in sys.argv[1:])
+    fcntl.lockf(second, fcntl.LOCK_EX)
+    print("locked", flush=True)
+    sys.stdin.readline()
+    handler = QueueHandler()
+    handler.setStream(first)
+    handler.setFormatter(Formatter("json", "other"))
+    handler.handle(logging.makeLogRecord({"msg": "x"}))
+    print("written", flush=True)
+"""
+
+
+def test_line_waits_where_the_system_reports_a_deadlock(tmp_path: Path) -> None:
+    """Each process waits for a file that a thread of the other has locked."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    with first.open("a") as mine, second.open("a") as other:
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WAITER, str(first), str(second)],
+            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+        )
+        assert writer.stdin and writer.stdout
+        assert writer.stdout.readline() == "locked\n"
+        fcntl.lockf(mine, fcntl.LOCK_EX)
+        thread = threading.Thread(target=fcntl.lockf, args=(other, fcntl.LOCK_EX))
+        thread.start()
+        waits = re.compile(rf"-> POSIX .* {os.getpid()} ").search
+        while not waits(Path("/proc/locks").read_text()):
+            time.sleep(0.001)
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert not select.select([writer.stdout], [], [], 0.3)[0]
+        fcntl.lockf(mine, fcntl.LOCK_UN)
+        assert writer.communicate()[0] == "written\n"
+        thread.join()
+    assert json.loads(first.read_text())["message"] == "x"
+
+
 LOGFMT = re.compile(r'timestamp=\S+( \w+=("([^"\\]|\\.)*"|[^\s"=]+))+').fullmatch
 
 
@@ -347,9 +389,7 @@ def assert_whole(text: str) -> None:
         if kind == "json":
             assert json.loads(line)["message"][0] in "mf"
         elif kind == "timestamp":
-            assert re.fullmatch(
-                r'timestamp=\S+( \w+=("([^"\\]|\\.)*"|[^\s"=]+))+', line
-            )
+            assert LOGFMT(line)
         else:
             kind = "text"
             assert re.fullmatch(r"\S+ [A-Z]+ +text: \w[^\t]*\t\w+=.*", line)

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import io
 import logging
 import logging.handlers
@@ -239,8 +240,7 @@ class QueueHandler(logging.StreamHandler[Any]):
                 # A pipe accepts more than PIPE_BUF in pieces, so processes take turns.
                 # Linux locks pipes, sockets and terminals like files: for one process,
                 # also if it inherited the descriptor, and at most until it ends.
-                with suppress(OSError, AttributeError):
-                    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+                lock(descriptor)
                 try:
                     self.write(descriptor, text.encode(errors="backslashreplace"))
                 finally:
@@ -264,3 +264,14 @@ class QueueHandler(logging.StreamHandler[Any]):
 
 def size_of(entry: Snapshot | str) -> int:
     return len(entry) if isinstance(entry, str) else entry.size
+
+
+def lock(descriptor: int) -> None:
+    while fcntl is not None:
+        try:
+            return fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno != errno.EDEADLK:
+                return None
+            # Linux takes threads of two processes that write to two files for one.
+            time.sleep(0.001)
