@@ -22,7 +22,7 @@ from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import get_urlconf, set_urlconf
 from onloop.handler import ASGIHandler
-from onloop.outcome import SCOPE_KEY, Delivery, RequestEnd, observe
+from onloop.outcome import SCOPE_KEY, Delivery, RequestEnd, observe, send_last
 
 from . import views
 from .conftest import Conversation, Count, fetch, until
@@ -92,6 +92,42 @@ async def test_sends_what_djangos_handler_sends(make_response: Any) -> None:
     await DjangoASGIHandler().send_response(make_response(), send_stock)
     assert ours == stock
     assert ours[0]["status"] == make_response().status_code
+
+
+class Iteration:
+    """As granian's send() returns it: an iterator without send() and throw()."""
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def __await__(self) -> "Iteration":
+        return self
+
+    def __next__(self) -> asyncio.Future[None]:
+        if self.future.done():
+            raise StopIteration
+        # asyncio requires it of what a task awaits.
+        self.future._asyncio_future_blocking = True
+        return self.future
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_last_message_waits_for_an_awaitable_that_is_no_coroutine(
+    cancelled: bool,
+) -> None:
+    sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    sending = asyncio.ensure_future(
+        send_last(lambda _: Iteration(sent), {}, copy_context())  # type: ignore
+    )
+    await asyncio.sleep(0)
+    assert not sending.done()
+    if cancelled:
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    else:
+        sent.set_result(None)
+        await sending
 
 
 @contextlib.contextmanager

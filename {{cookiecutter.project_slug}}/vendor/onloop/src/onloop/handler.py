@@ -282,8 +282,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         # Only a request that was cut short leaves a call that nobody awaits.
         needs_thread = thread.running or (not completed and thread.inside_async_to_sync)
         for closer in response._resource_closers:
-            owner = getattr(closer, "__self__", None)
-            if not isinstance(owner, HttpRequest):
+            if not isinstance(getattr(closer, "__self__", None), HttpRequest):
                 needs_thread = True
         if needs_thread or self.close_needs_thread(request, response):
             close_task = asyncio.ensure_future(self.close_in_thread(thread, response))

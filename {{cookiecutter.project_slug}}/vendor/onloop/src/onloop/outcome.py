@@ -196,8 +196,12 @@ def send_last(
         except StopIteration:
             return
         try:
-            step, value = steps.send, (yield future)
-        except BaseException as exc:  # noqa: BLE001
+            # asyncio sends nothing but None, and granian's iterator has no send().
+            yield future
+            step, value = next, steps
+        except BaseException as exc:
+            if not hasattr(steps, "throw"):
+                raise
             step, value = steps.throw, exc
 
 
@@ -434,8 +438,7 @@ class DisconnectWatcher:
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._cancelling = task.cancelling()
+        self._task, self._cancelling = task, task.cancelling()
         # A request that never waits ends before the listener starts.
         self._start = asyncio.get_running_loop().call_soon(self._start_listener)
         return self
