@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -116,6 +117,10 @@ async def test_check_that_hangs_has_failed_and_no_other_is_begun(
     released.set()
     assert answers == [failed(hanging="no answer within 0.01 seconds")] * 3
     assert len(begun) == 1
+
+
+async def test_check_that_is_no_function_is_named_by_its_type(ask: Ask) -> None:
+    assert await ask(HealthCheck(partial(str, "down"))) == failed(partial="down")
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class HealthCheck:
 
     def run(self, checks: Sequence[Check]) -> None:
         for check in checks:
-            name = check.__name__
+            name = getattr(check, "__name__", type(check).__name__)
             self.failed = {name: f"no answer within {CHECK_TIMEOUT:g} seconds"}
             try:
                 reason = cause = check()
