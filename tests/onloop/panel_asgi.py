@@ -1,10 +1,13 @@
 """A project with the panel, served by uvicorn."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
+from weakref import WeakSet
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.onloop.settings")
 
@@ -23,6 +26,11 @@ async def plain(request: HttpRequest) -> HttpResponse:
     bind_fields(request_id=request.GET.get("id", "none"))
     logger.info("plain", extra={"colour": "green"})
     return HttpResponse("plain")
+
+
+async def bound_uuid(request: HttpRequest) -> HttpResponse:
+    bind_fields(request_id=UUID(int=1))
+    return HttpResponse("uuid")
 
 
 async def stream(request: HttpRequest) -> StreamingHttpResponse:
@@ -66,6 +74,27 @@ async def error(request: HttpRequest) -> HttpResponse:
     raise ValueError("broken")
 
 
+class Held:
+    """A local variable of a function that fails."""
+
+    all: ClassVar[WeakSet["Held"]] = WeakSet()
+
+
+async def caught(request: HttpRequest) -> HttpResponse:
+    held = Held()
+    Held.all.add(held)
+    try:
+        raise ValueError("caught")
+    except ValueError:
+        logger.exception("failed")
+    return HttpResponse("caught")
+
+
+async def count_held(request: HttpRequest) -> HttpResponse:
+    gc.collect()
+    return HttpResponse(str(len(Held.all)))
+
+
 settings.DEBUG = os.environ.get("DEBUG") == "1"
 settings.ROOT_URLCONF = __name__
 # Without CommonMiddleware, no middleware checks the host.
@@ -82,5 +111,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("queries/", queries),
     path("synchronous/", synchronous),
     path("error/", error),
+    path("caught/", caught),
+    path("held/", count_held),
+    path("uuid/", bound_uuid),
     path("__requests__/", include("onloop.panel.urls")),
 ]

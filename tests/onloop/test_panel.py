@@ -147,6 +147,18 @@ def test_log_lines(server: Server) -> None:
     assert failed.count("ValueError: broken") == 1
 
 
+def test_logged_exception_is_shown_without_its_frames_being_kept(
+    server: Server,
+) -> None:
+    assert "ValueError: caught" in log_of(server, request(server, "/caught/"))
+    assert server.request("/held/") == (200, "0")
+
+
+def test_request_id_of_any_type_is_shown(server: Server) -> None:
+    row = request(server, "/uuid/")
+    assert row["request_id"] == "00000000-0000-0000-0000-000000000001"
+
+
 def test_log_of_an_old_request_is_gone(server: Server) -> None:
     assert server.request(f"{PANEL}1/log")[0] == 404
 

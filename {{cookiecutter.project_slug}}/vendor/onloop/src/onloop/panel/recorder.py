@@ -20,8 +20,6 @@ GetResponse = Callable[[HttpRequest], Awaitable[Any]]
 APP_NAME = "onloop_panel"
 # Log lines kept for each request.
 MAX_LINES = 100
-# A record without arguments has an empty tuple.
-PLAIN = IMMUTABLE | {tuple}
 
 formatter = Formatter("text", "")
 
@@ -76,7 +74,8 @@ class Trace:
             "first_byte": first_byte and first_byte - self.start,
             "database": sum(metrics.database_seconds for metrics in collected),
             "queries": sum(metrics.queries for metrics in collected),
-            "request_id": self.fields.get("request_id"),
+            # Of any type, such as UUID.
+            "request_id": str(self.fields.get("request_id") or ""),
             "hops": [(times, *hop) for hop, times in list(self.hops.items())],
         }
 
@@ -99,9 +98,9 @@ class LineHandler(logging.NullHandler):
         trace = _current.get()
         if trace is not None and len(trace.lines) < MAX_LINES:
             # A snapshot takes several times as long, so it is taken only if a value may
-            # change.
-            types = map(type, vars(record).values())
-            plain = not record.args and PLAIN.issuperset(types)
+            # change, or would keep the request. Without arguments, args is a tuple too.
+            values = (vars(record) | {"args": record.args or None}).values()
+            plain = IMMUTABLE.issuperset(map(type, values))
             trace.lines.append(record if plain else formatter.take_snapshot(record))
         return True
 
