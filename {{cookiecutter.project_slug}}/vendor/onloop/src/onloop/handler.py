@@ -157,7 +157,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
         while self.running and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for delivery in self.running:
-            delivery.abandon()
+            delivery.notify(abandoned=True)
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         scope[outcome.SCOPE_KEY] = delivery = Delivery()

@@ -115,21 +115,21 @@ class Delivery:
         return "disconnected" if self.client_disconnected else "cancelled"
 
     def close(self) -> None:
-        """Notify the observers, each in the context in which its block ended."""
         self.has_ended = True
         if not self.finished:
             task = asyncio.current_task()
             cut_short = self.client_disconnected or (task and task.cancelling())
             self.failed = not cut_short
-        observers, self.observers = self.observers, ()
-        for observer in observers:
-            observer.context.run(observer.tell)
+        self.notify()
 
-    def abandon(self) -> None:
-        """Notify the observers of a request that goes on after the shutdown."""
+    def notify(self, abandoned: bool = False) -> None:
+        """Notify the observers, each in the context in which its block ended.
+
+        ``abandoned`` means that the request goes on after the shutdown.
+        """
         observers, self.observers = self.observers, ()
         for observer in observers:
-            observer.context.run(observer.tell, abandoned=True)
+            observer.context.run(observer.tell, abandoned)
 
     def observe_send(self, send: Send, context: Context) -> Send:
         def observed_send(message: Mapping[str, Any]) -> Awaitable[None]:
