@@ -348,7 +348,7 @@ WAITER = """if True:
     handler = QueueHandler()
     handler.setStream(first)
     handler.setFormatter(Formatter("json", "other"))
-    handler.handle(logging.makeLogRecord({"msg": "x"}))
+    handler.handle(logging.LogRecord("name", logging.INFO, "", 0, "x", (), None))
     print("written", flush=True)
 """
 
@@ -359,7 +359,9 @@ def test_line_waits_where_the_system_reports_a_deadlock(tmp_path: Path) -> None:
     with first.open("a") as mine, second.open("a") as other:
         writer = subprocess.Popen(
             [sys.executable, "-c", WAITER, str(first), str(second)],
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert writer.stdin and writer.stdout
         assert writer.stdout.readline() == "locked\n"
