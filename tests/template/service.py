@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -104,13 +105,13 @@ class Service:
         return dict(re.findall(r"^    ([A-Z_]+)=(.*)$", text, re.MULTILINE))
 
     def run(self, command: str, **environment: str) -> str:
-        return succeed(command.split(), self.path, self.environment | environment)
+        return succeed(shlex.split(command), self.path, self.environment | environment)
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
         """Run the command on a free port, and end it with SIGTERM."""
         port = free_port()
-        arguments = re.sub(r"\b8000\b", str(port), command).split()
+        arguments = shlex.split(re.sub(r"\b8000\b", str(port), command))
         with self.start(arguments, port, self.environment | environment) as server:
             yield server
 

@@ -60,7 +60,7 @@ def test_only_one_of_concurrent_changes_succeeds(
     (tmp_path / "race.py").write_text(f"import django\ndjango.setup()\n{RACE}")
     environment = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings"}
     environment["PYTHONPATH"] = "."
-    output = service.run(f"uv run python {tmp_path}/race.py", **environment)
+    output = service.run(f"uv run python '{tmp_path}/race.py'", **environment)
     assert output.splitlines()[-2:] == ["changed 1 2", "removed True 0 0"]
 
 

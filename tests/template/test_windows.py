@@ -4,6 +4,8 @@ The workflow runs a generated service on the real one.
 """
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,17 +25,23 @@ WITHOUT_POSIX = {
 
 
 @pytest.fixture
-def service(bake: Bake, installed: Service, tmp_path: Path) -> Service:
+def folder() -> Iterator[Path]:
+    # With LC_ALL=C, Linux takes the names of files for ASCII. Windows does not.
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def service(bake: Bake, installed: Service, folder: Path) -> Service:
     """With a name that is not ASCII."""
     baked = bake(**TEXTS, deploy="none", ci="none")
-    return baked.copy_in_environment(tmp_path / "service", installed)
+    return baked.copy_in_environment(folder / "service", installed)
 
 
-def test_service_passes_its_tests_without_posix(
-    service: Service, tmp_path: Path
-) -> None:
-    # Without pwd, pytest could not name its own folder after the user.
-    command = f"uv run pytest --basetemp {tmp_path}/pytest"
+def test_service_passes_its_tests_without_posix(service: Service, folder: Path) -> None:
+    # Without pwd, pytest could not name its own folder after the user; the script
+    # `pytest` names the folder of the environment, which is not ASCII.
+    command = f"uv run python -m pytest --basetemp {folder}/pytest"
     output = service.run(command, **WITHOUT_POSIX)
     assert re.search(r"\d+ passed in", output)
     assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)

@@ -260,13 +260,17 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_faulty_dotenv_is_refused_without_a_value(tmp_path: Path, fault: str) -> None:
     (tmp_path / ".env").write_bytes(BROKEN[fault])
-    with pytest.raises(ImproperlyConfigured, match=r"^\.env must have NAME=value lines") as caught:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^\.env must have NAME=value lines"
+    ) as caught:
         Environment(tmp_path / ".env", {})
     assert "hunter2" not in str(caught.value)
 
 
 def test_folder_in_place_of_dotenv_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"^\.env must have NAME=value lines"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^\.env must have NAME=value lines"
+    ):
         Environment(tmp_path, {})
 
 
