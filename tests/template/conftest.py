@@ -15,7 +15,7 @@ from playwright.async_api import Browser
 from pytest_cookies.plugin import Cookies
 
 from tests.template import browser
-from tests.template.prompts import DEFAULTS, choices, slot
+from tests.template.prompts import DEFAULTS, LOWEST, choices, slot
 from tests.template.service import TEMPLATE, Service, Site
 
 PROJECT = Path(__file__).parent / "project"
@@ -84,10 +84,13 @@ def install(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
 
     def install(**answers: str) -> Service:
         baked = bake(**answers)
-        service = Service(folder / slot(baked.answers), baked.answers)
+        name = slot(baked.answers)
+        resolution = "lowest-direct" if name == LOWEST else "highest"
+        service = Service(folder / name, baked.answers, resolution)
         if not service.path.exists() or contents(service) != contents(baked):
             clear(service.path)
-            baked.copy(service.path).run("uv sync")
+            baked.copy(service.path)
+            service.run("uv sync")
         return service
 
     return install

@@ -67,6 +67,10 @@ def code_of(rows: list[dict[str, str]]) -> set[tuple[str, ...]]:
     return {tuple(row[prompt] for prompt in CODE) for row in rows}
 
 
+# Where the lowest versions are installed, on the oldest Python; elsewhere the newest.
+LOWEST = "5.2-false"
+
+
 def slot(answers: dict[str, str]) -> str:
     """The same for services that may use one environment, one after the other."""
     version = answers.get("django_version", DEFAULTS["django_version"])

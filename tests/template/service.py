@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class Answer:
 class Service:
     path: Path
     answers: dict[str, str]
+    # Which versions uv installs, of those that pyproject.toml allows.
+    resolution: str = "highest"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -48,6 +50,7 @@ class Service:
             "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
             # The oldest Python that it supports, or the newest that is installed.
             "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
+            "UV_RESOLUTION": self.resolution,
         }
 
     def copy(self, path: Path) -> "Service":
@@ -55,7 +58,7 @@ class Service:
         for file in self.files():
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.path / file, path / file)
-        return Service(path, self.answers)
+        return replace(self, path=path)
 
     def copy_in_environment(
         self, path: Path, other: "Service | None" = None

@@ -1,13 +1,19 @@
 """The ranges of dependencies; bounds.py proves all of both ends.
 
-The newest on the index are what every other generated service installs.
+Of the services in test_combinations.py, a quarter has the lowest versions on the oldest
+Python, and the others have the newest.
 """
 
-from pathlib import Path
+import pytest
 
-from tests.template import interpreters
-from tests.template.bounds import ANSWERS, lowest, prove, requirements
+from tests.template.bounds import (
+    ANSWERS,
+    assert_lowest_are_installed,
+    lowest,
+    requirements,
+)
 from tests.template.conftest import Bake
+from tests.template.prompts import COMBINATIONS, LOWEST, name, slot
 from tests.template.service import ONLOOP
 
 
@@ -20,8 +26,9 @@ def test_every_dependency_has_a_lower_and_an_upper_bound(bake: Bake) -> None:
             assert operators & {"<", "~="}, requirement
 
 
-def test_service_works_with_the_lowest_versions_on_the_oldest_python(
-    bake: Bake, tmp_path: Path
-) -> None:
-    service = bake(**ANSWERS, deploy="none", ci="none").copy(tmp_path / "service")
-    prove(service, interpreters.find("3.11"), "lowest-direct")
+@pytest.mark.xdist_group(LOWEST)
+@pytest.mark.parametrize(
+    "answers", [a for a in COMBINATIONS if slot(a) == LOWEST], ids=name
+)
+def test_lowest_versions_are_tested(install: Bake, answers: dict[str, str]) -> None:
+    assert_lowest_are_installed(install(**answers))

@@ -10,10 +10,11 @@ from tests.template.prompts import choices
 from tests.template.service import TEMPLATE, inherited, succeed
 
 SUITE = "tests/onloop/test_django_suite.py"
-# These do not depend on Django's version, or test each version themselves.
+# These do not depend on Django's version, test each version themselves, or take long:
+# the workflow runs the last two on each.
 OTHERS = (
     *("distribution", "formatter", "health", "log_live", "plugin_blocking", "queue"),
-    *("thread_limit", "threads_live"),
+    *("thread_limit", "threads_live", "instrumentation", "plugin_isolation"),
 )
 
 

@@ -28,17 +28,19 @@ def below(entry: str, added: str) -> Change:
     return change
 
 
-def default(name: str, value: str) -> Change:
-    """Change a value in the table at the top of the settings."""
-
-    def change(service: Service) -> None:
-        text = (service.path / SETTINGS).read_text(encoding="utf-8")
+def other_defaults(service: Service) -> None:
+    """In the table at the top of the settings."""
+    text = (service.path / SETTINGS).read_text(encoding="utf-8")
+    for name, value in OTHER_DEFAULTS.items():
         [line] = re.findall(rf'^    "{name}": ".*",\n', text, re.MULTILINE)
         service.replace(SETTINGS, line, f'    "{name}": "{value}",\n')
 
-    return change
 
-
+OTHER_DEFAULTS = {
+    "LOG_LEVEL": "WARNING",
+    "LOG_FORMAT": "json",
+    "RESPONSE_HEADER_WHEN": "never",
+}
 SYNCHRONOUS = """\
 def audit(get_response):
     def middleware(request):
@@ -198,9 +200,7 @@ def sync_client_first(service: Service) -> None:
 CHANGES = {
     "synchronous middleware": synchronous_middleware,
     "two languages": two_languages,
-    "another log level": default("LOG_LEVEL", "WARNING"),
-    "another log format": default("LOG_FORMAT", "json"),
-    "header never": default("RESPONSE_HEADER_WHEN", "never"),
+    "other defaults": other_defaults,
     "another admin URL": another_admin_url,
     "other pages": other_pages,
     "sync client first": sync_client_first,
@@ -213,7 +213,6 @@ CONFIGURED = {
 ORDERS = {
     "reverse": "items.reverse()",
     "random": "random.Random(1).shuffle(items)",
-    "random again": "random.Random(2).shuffle(items)",
 }
 TEST = "uv run --no-sync pytest -p no:cacheprovider -rf"
 

@@ -269,9 +269,10 @@ def size_of(entry: Snapshot | str) -> int:
 def lock(descriptor: int) -> None:
     while fcntl is not None:
         try:
-            return fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno != errno.EDEADLK:
-                return None
-            # Linux takes threads of two processes that write to two files for one.
-            time.sleep(0.001)
+            if error.errno == errno.EDEADLK:
+                # Linux takes threads of two processes that write to two files for one.
+                time.sleep(0.001)
+                continue
+        return
