@@ -47,6 +47,15 @@ def uv_folder() -> Path:
     return folder
 
 
+@cache
+def uv_cache() -> str:
+    """The folder of uv's cache, for processes with another HOME."""
+    done = subprocess.run(
+        [UV, "cache", "dir"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def _version(folder: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", folder.parent.name)]
 

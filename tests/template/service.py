@@ -247,6 +247,18 @@ def succeed(
     return done.stdout
 
 
+def generated_files(folder: Path) -> dict[str, bytes]:
+    """All files below the folder of a new service, without the secret in .env."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    found[".env"], count = re.subn(rb"(?m)^(SECRET_KEY=).+", rb"\1", found[".env"])
+    assert count == 1
+    return found
+
+
 def inherited(*more: str) -> dict[str, str]:
     names = (*INHERITED, *more)
     return {name: os.environ[name] for name in names if name in os.environ}

@@ -191,7 +191,7 @@ class Image:
             self.environment["HOME"] = str(self.root)
             # uv does not create a virtual environment from another one.
             self.environment["UV_PYTHON"] = self.python
-            self.environment["UV_CACHE_DIR"] = cache()
+            self.environment["UV_CACHE_DIR"] = interpreters.uv_cache()
             for instruction, argument in stage:
                 getattr(self, f"do_{instruction.lower()}")(self.below(argument))
 
@@ -256,13 +256,6 @@ class Image:
 
     def do_healthcheck(self, argument: str) -> None:
         self.health = json.loads(argument.partition("CMD ")[2])
-
-
-def cache() -> str:
-    done = subprocess.run(
-        [interpreters.UV, "cache", "dir"], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.template import interpreters
 from tests.template.conftest import Bake
-from tests.template.service import TEMPLATE, TREE
+from tests.template.service import TEMPLATE, TREE, generated_files
 
 # Python imports this before anything else, cookiecutter's own and that of the hooks.
 GUARD = """
@@ -29,22 +29,10 @@ sys.addaudithook(refuse)
 OLDEST = "2.1"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """But for the secret."""
-    found = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    found[".env"], count = re.subn(rb"(?m)^SECRET_KEY=.+", b"", found[".env"])
-    assert count == 1
-    return found
-
-
 @pytest.fixture(scope="module")
 def usual(bake: Bake) -> dict[str, bytes]:
-    """Of answers that no other test installs."""
-    return contents(bake(admin="false", metrics="prometheus").path)
+    """The files for answers that no other test installs."""
+    return generated_files(bake(admin="false", metrics="prometheus").path)
 
 
 ANSWERS = ("admin=no", "metrics=prometheus")
@@ -78,7 +66,7 @@ def test_nothing_but_python_is_needed_and_the_same_bytes_come_out(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert contents(output / "my-async-service") == usual
+    assert generated_files(output / "my-async-service") == usual
 
 
 def test_lines_end_the_same_on_each_system(
@@ -125,7 +113,7 @@ def cookiecutter(
     return subprocess.run(
         [*run, "cookiecutter", str(TEMPLATE), *arguments],
         cwd=folder / "output",
-        env=os.environ | {"HOME": str(folder), "UV_CACHE_DIR": cache()},
+        env=os.environ | {"HOME": str(folder), "UV_CACHE_DIR": interpreters.uv_cache()},
         input=typed,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,19 +122,12 @@ def cookiecutter(
     )
 
 
-def cache() -> str:
-    run = [interpreters.UV, "cache", "dir"]
-    return subprocess.run(
-        run, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 def test_oldest_cookiecutter_generates_the_same(
     tmp_path: Path, usual: dict[str, bytes]
 ) -> None:
     done = cookiecutter(f"{OLDEST}.0", tmp_path, "--no-input", *ANSWERS)
     assert done.returncode == 0, done.stdout
-    assert contents(tmp_path / "output" / "my-async-service") == usual
+    assert generated_files(tmp_path / "output" / "my-async-service") == usual
 
 
 def test_older_cookiecutter_says_which_one_is_needed(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import ast
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from functools import cache
 from io import StringIO
@@ -23,6 +21,7 @@ from jinja2 import FileSystemLoader
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from tests.template.linters import lint
 from tests.template.prompts import CONTEXT, TEXTS
 from tests.template.service import TEMPLATE, TREE
 
@@ -33,18 +32,8 @@ FRAGMENTS = [
     *("{{ 7*7 }}", "{% raw %}", "{#", "# % if x", "}}", "%}", "#", " # ", "\\", "\\n"),
     *('"', "'", '"""', "`", "``", "|", "\\|", "${HOME}", "$(id)", "$x$", "%s", "%(a)s"),
     *("<b>", "</title>", "<!--", "&amp;", "&#55296;", "*a*", "_b_", "~~", "[a](b)"),
-    *(
-        ": ",
-        "- ",
-        "~",
-        "null",
-        "!!int",
-        "[x]",
-        "\\x22",
-        "\\N{DASH}",
-        "\u202e",
-        "\ufeff",
-    ),
+    *(": ", "- ", "~", "null", "!!int", "[x]"),
+    *("\\x22", "\\N{DASH}", "\u202e", "\ufeff"),
     *("\U0001f469\u200d\U0001f680", "\u0645\u06cc\u200c\u062e", "e\u0301", "\u00e9"),
     *("\u041c", "\ud800", "\udcff", "\x00", "\x1b[31m", "\r\n", "\u2028", " ", "\t"),
 ]
@@ -115,6 +104,16 @@ def check_refusal(refusal: str, prompt: str, text: str) -> None:
         assert line.endswith(".")
 
 
+def generate_or_refuse(prompt: str, text: str) -> Rendered | None:
+    """The files, which an update must give too; None if it is refused as it should be."""
+    result = generate(**{prompt: typed(text)}, project_slug="x")
+    if isinstance(result, str):
+        check_refusal(result, prompt, text)
+        return None
+    assert generate(**{prompt: text}, project_slug="x") == result
+    return result
+
+
 def literals(file: str) -> dict[str, Any]:
     """What module-level names and the entries of `defaults` say."""
     found: dict[str, Any] = {}
@@ -140,7 +139,7 @@ def inlines(markdown: str) -> list[str]:
 
 
 def check_lint(rendered: list[Rendered], folder: Path) -> None:
-    """At once, for starting ruff takes longer than what it does."""
+    """All at once, because starting ruff takes longer than its work."""
     for number, files in enumerate(rendered):
         (folder / f"settings{number}.py").write_text(
             files["config/settings.py"], encoding="utf-8"
@@ -148,15 +147,8 @@ def check_lint(rendered: list[Rendered], folder: Path) -> None:
     pyproject = rendered[0]["pyproject.toml"]
     (folder / "pyproject.toml").write_text(pyproject, encoding="utf-8")
     # How imports are sorted depends on the packages of the whole service.
-    for command in (["check", "--ignore", "I001"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--no-cache", "."],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+    lint("ruff", "check", "--ignore", "I001", "--no-cache", ".", cwd=folder)
+    lint("ruff", "format", "--check", "--no-cache", ".", cwd=folder)
 
 
 def test_any_name_is_refused_or_shown_exactly(tmp_path: Path) -> None:
@@ -179,17 +171,11 @@ def test_any_name_is_refused_or_shown_exactly(tmp_path: Path) -> None:
     @example("{{ 7*7 }}")
     @example("\u200d")
     def check(text: str) -> None:
-        result = generate(project_name=typed(text), project_slug="x")
-        if isinstance(result, str):
-            check_refusal(result, "project_name", text)
-            return
-        accepted.append(result)
-        assert literals(result["config/settings.py"])["PROJECT_NAME"] == text
-        heading, *_ = result["README.md"].splitlines()
-        assert inlines(heading) == [text]
-        # An update replays it.
-        again = generate(project_name=text, project_slug="x")
-        assert again == result
+        if result := generate_or_refuse("project_name", text):
+            accepted.append(result)
+            assert literals(result["config/settings.py"])["PROJECT_NAME"] == text
+            heading, *_ = result["README.md"].splitlines()
+            assert inlines(heading) == [text]
 
     check()
     assert len(accepted) > 8
@@ -211,9 +197,8 @@ def test_any_header_is_refused_or_sent_exactly(tmp_path: Path) -> None:
     @example("X: {{ 7*7 }}")
     @example("X: # %")
     def check(text: str) -> None:
-        result = generate(response_header=typed(text), project_slug="x")
-        if isinstance(result, str):
-            check_refusal(result, "response_header", text)
+        result = generate_or_refuse("response_header", text)
+        if not result:
             return
         accepted.append(result)
         assert literals(result["config/settings.py"])["RESPONSE_HEADER"] == text
@@ -227,7 +212,6 @@ def test_any_header_is_refused_or_sent_exactly(tmp_path: Path) -> None:
         *_, cell, _ = inlines(f"| | | |\n|-|-|-|\n{row}")
         # Blanks around it are no part of a header.
         assert cell.strip() == text.strip()
-        assert generate(response_header=text, project_slug="x") == result
 
     check()
     assert len(accepted) > 8
@@ -299,7 +283,7 @@ def test_slug_of_any_name_is_one(name: str) -> None:
         slug = literals(result["config/settings.py"])["SERVICE"]
         check_slug(result, slug)
     else:
-        # Of a name such as "Django"
+        # The slug of a name such as "Django" is reserved.
         for line in result.splitlines():
             assert line.startswith("project_name") or line.endswith("choose another.")
 

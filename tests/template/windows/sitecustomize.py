@@ -1,7 +1,7 @@
-"""Imported by each Python of a service: takes away what Windows does not have.
+"""Imported by each Python of a service: remove what Windows does not have.
 
-Together with an encoding that is not UTF-8. Backslashes in paths, the console of Windows and its event
-loop are not imitated.
+test_windows.py also sets an encoding other than UTF-8. Backslashes in paths, the console
+of Windows and its event loop are not imitated.
 """
 
 import os
@@ -18,7 +18,7 @@ for name in FUNCTIONS.split():
     delattr(os, name)
 for name in ("SIGALRM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"):
     delattr(signal, name)
-# It ends a process without a word.
+# On Windows, terminate() gives a process no time to clean up.
 subprocess.Popen.terminate = subprocess.Popen.kill  # type: ignore[method-assign]
 
 

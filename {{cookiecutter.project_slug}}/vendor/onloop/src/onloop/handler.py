@@ -373,7 +373,10 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
 
 
 def start_message(response: Any) -> dict[str, Any]:
-    """As Django's send_response() makes it, without looking up headers by name."""
+    """Make the message that Django's send_response() makes, but faster.
+
+    It does not look up the headers by their names.
+    """
     headers = [
         (name.encode("ascii"), value.encode("latin1"))
         for name, value in response.headers._store.values()

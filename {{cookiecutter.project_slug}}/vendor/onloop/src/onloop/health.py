@@ -61,7 +61,7 @@ def preload() -> str | None:
 def load_templates() -> None:
     end = time.monotonic() + TEMPLATES_TIMEOUT
     for engine in engines.all():
-        # Those of Django's engine are imported by this.
+        # Looking it up imports the context processors of Django's engine.
         getattr(getattr(engine, "engine", None), "template_context_processors", None)
         in_apps = get_app_template_dirs(engine.app_dirname)
         for root in map(str, (*engine.dirs, *in_apps)):
@@ -74,7 +74,7 @@ def load_templates() -> None:
 
 
 def load_routes() -> None:
-    """Includes the names for reverse(), in the language of the settings."""
+    """Also load the names for reverse(), in the language of the settings."""
     for namespace in get_resolver().namespace_dict:
         with suppress(NoReverseMatch):
             reverse(f"{namespace}:-")

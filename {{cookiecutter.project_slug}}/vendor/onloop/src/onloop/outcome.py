@@ -65,7 +65,7 @@ class LateBody(Refusal):
 class Delivery:
     """What the handler knows about a request, and the observers of its end."""
 
-    # Set one by one: Python finds attributes that the class provides more slowly.
+    # Defaults on the class would be shorter, but Python looks them up more slowly.
     def __init__(self) -> None:
         # Seconds until the body had arrived, or REQUEST_TIMEOUT had passed.
         self.upload = 0.0

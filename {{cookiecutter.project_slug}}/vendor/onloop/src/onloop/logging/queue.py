@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module, util
 from typing import Any
 from weakref import WeakSet
@@ -78,8 +78,9 @@ def _start_anew_in_child() -> None:
         handler.reset()
 
 
-# Windows does not fork.
-getattr(os, "register_at_fork", dict)(after_in_child=_start_anew_in_child)
+if hasattr(os, "register_at_fork"):
+    # Not on Windows, which does not fork.
+    os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
 def dropped_lines() -> int:
@@ -231,21 +232,13 @@ class QueueHandler(logging.StreamHandler[Any]):
             try:
                 descriptor = self.stream.fileno()
                 if fcntl is None and os.isatty(descriptor):
-                    # The console of Windows understands UTF-8 by its stream only.
+                    # Only the stream translates UTF-8 for the console of Windows.
                     raise OSError
             except OSError:
                 self.stream.write(text)
                 return
-            with _locks[os.fstat(descriptor)[1:3]]:
-                # A pipe accepts more than PIPE_BUF in pieces, so processes take turns.
-                # Linux locks pipes, sockets and terminals like files: for one process,
-                # also if it inherited the descriptor, and at most until it ends.
-                lock(descriptor)
-                try:
-                    self.write(descriptor, text.encode(errors="backslashreplace"))
-                finally:
-                    with suppress(OSError, AttributeError):
-                        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+            with _locks[os.fstat(descriptor)[1:3]], lock(descriptor):
+                self.write(descriptor, text.encode(errors="backslashreplace"))
 
     def write(self, descriptor: int, rest: bytes) -> None:
         """Bypass the stream: a thread that waits for a stalled reader while it holds
@@ -266,13 +259,25 @@ def size_of(entry: Snapshot | str) -> int:
     return len(entry) if isinstance(entry, str) else entry.size
 
 
-def lock(descriptor: int) -> None:
+@contextmanager
+def lock(descriptor: int) -> Iterator[None]:
+    """Let processes take turns, because a pipe accepts more than PIPE_BUF in pieces.
+
+    Linux locks pipes, sockets and terminals like files: for one process, also if it
+    inherited the descriptor, and at most until it ends.
+    """
     while fcntl is not None:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno == errno.EDEADLK:
-                # Linux takes threads of two processes that write to two files for one.
+                # No deadlock: Linux does not know which thread waits for which file.
                 time.sleep(0.001)
                 continue
-        return
+        break
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.lockf(descriptor, fcntl.LOCK_UN)
