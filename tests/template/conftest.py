@@ -90,7 +90,7 @@ def install(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
         if not service.path.exists() or contents(service) != contents(baked):
             clear(service.path)
             baked.copy(service.path)
-            service.run("uv sync")
+            service.sync()
         return service
 
     return install
@@ -128,7 +128,7 @@ def with_module(
 
     def with_module(django_version: str, name: str) -> Service:
         baked = bake(django_version=django_version, admin="false", log_format="json")
-        baked.run("uv sync")
+        baked.sync()
         service = baked.copy_in_environment(tmp_path_factory.mktemp(name) / "service")
         shutil.copy(PROJECT / f"{name}.py", service.path)
         return service
@@ -140,7 +140,7 @@ def with_module(
 def installed(bake: Bake) -> Service:
     """The default service, without files that its tests do not need."""
     service = bake(deploy="none", ci="none")
-    service.run("uv sync")
+    service.sync()
     return service
 
 
@@ -157,7 +157,7 @@ def with_admin(
     """A service with every page, the user "me", and a page that fails."""
     answers = {"django_version": request.param, "admin": "true", "api": "ninja"}
     baked = bake(**{name: answers[name] for name in answers.keys() & DEFAULTS.keys()})
-    baked.run("uv sync")
+    baked.sync()
     service = baked.copy_in_environment(tmp_path_factory.mktemp("admin") / "service")
     with (service.path / "home" / "urls.py").open("a") as urls:
         urls.write('urlpatterns.append(path("fail/", lambda request: 1 / 0))\n')

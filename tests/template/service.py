@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ class Service:
 
     @property
     def environment(self) -> dict[str, str]:
-        minimum = "3.12" if self.answers["django_version"] == "6.1" else "3.11"
+        minimum = oldest_python(self.answers["django_version"])
         return inherited() | {
             "PATH": f"{interpreters.uv_folder()}{os.pathsep}{system_path()}",
             # The oldest Python that it supports, or the newest that is installed.
@@ -109,6 +111,17 @@ class Service:
 
     def run(self, command: str, **environment: str) -> str:
         return succeed(shlex.split(command), self.path, self.environment | environment)
+
+    def sync(self) -> None:
+        """`uv sync`, from uv's cache if everything is in it."""
+        ask_index(self.answers["django_version"])
+        from_cache = ["uv", "sync", "--offline"]
+        if (
+            # Offline, uv would install the lowest versions that are in its cache.
+            self.resolution != "highest"
+            or finish(from_cache, self.path, self.environment).returncode
+        ):
+            self.run("uv sync")
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
@@ -217,6 +230,28 @@ class Site:
         if not self.is_production:
             return {}
         return {"Host": "example.com", "X-Forwarded-Proto": "https"}
+
+
+@cache
+def ask_index(django_version: str) -> None:
+    """Have uv ask for the newest versions of what any service on this Django needs.
+
+    Once, and not for each service, because not every index lets uv keep the answers.
+    """
+    text = (TREE / "pyproject.toml").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^ *# %.*\n", "", text).replace("vendor/onloop", str(ONLOOP))
+    oldest = oldest_python(django_version)
+    values = {"django_version": django_version, "__python": oldest}
+    for name, value in ({"project_slug": "all"} | values).items():
+        text = text.replace(f"{{{{ cookiecutter.{name} }}}}", value)
+    lock = [interpreters.UV, "lock", "--python", interpreters.find(oldest)]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "pyproject.toml").write_text(text, encoding="utf-8")
+        succeed(lock, Path(folder), inherited())
+
+
+def oldest_python(django_version: str) -> str:
+    return "3.12" if django_version == "6.1" else "3.11"
 
 
 def finish(

@@ -337,9 +337,12 @@ def test_served_by_the_documented_command(
     }
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **production, **database) as server:
+        metrics = replace(server, port=int(production["METRICS_PORT"]))
+        has_metrics = service.answers["metrics"] == "prometheus"
+        if has_metrics:
+            assert "\nrequest_threads_limit 40.0\n" in metrics.get("/metrics").body
         requests = served(service, server)
-        if service.answers["metrics"] == "prometheus":
-            metrics = replace(server, port=int(production["METRICS_PORT"]))
+        if has_metrics:
             text = metrics.get("/metrics").body
             assert 'http_route="/hello/<str:name>/",outcome="completed"} 1.0' in text
         ready = server.get("/readyz")

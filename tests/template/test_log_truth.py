@@ -31,7 +31,7 @@ pytestmark = pytest.mark.xdist_group("log")
 @pytest.fixture(scope="module", params=choices("django_version"))
 def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     service = bake(django_version=request.param, admin="false", log_format="json")
-    service.run("uv sync")
+    service.sync()
     return service
 
 

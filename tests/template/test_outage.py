@@ -31,7 +31,7 @@ def server(
         "DEBUG": "",
         "DATABASE_URL": new_database(),
     }
-    service.run("uv sync")
+    service.sync()
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **environment) as server:
         assert server.get("/readyz").status == 503

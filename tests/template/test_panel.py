@@ -25,6 +25,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 def server(bake: Bake, executable: str) -> Iterator[Server]:
     """A service on Django 6.1, which has a content security policy."""
     service = bake(django_version="6.1", deploy="none", ci="none")
+    service.sync()
     service.run("uv run manage.py migrate")
     with service.serve("uv run manage.py runserver 8000 --noreload") as server:
         yield server

@@ -30,7 +30,7 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
     service = bake(
         django_version=request.param, database="postgresql", log_format="json"
     )
-    service.run("uv sync")
+    service.sync()
     return service
 
 
@@ -39,6 +39,7 @@ def embedded(bake: Bake) -> Service:
     service = bake(database="postgresql", log_format="json")
     # As root, the server runs as another user, whom this lets into the folder of
     # the environment, which a link to it does not.
+    service.sync()
     service.run("uv run manage.py migrate")
     return service
 

@@ -82,7 +82,7 @@ def test_service_uses_public_names_of_the_library_only() -> None:
 def service(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Service:
     """A service with its own environment, which these tests change."""
     service = bake(deploy="none", ci="none").copy(tmp_path_factory.mktemp("vendor"))
-    service.run("uv sync")
+    service.sync()
     return service
 
 

@@ -85,6 +85,7 @@ class MetricsMiddleware(TimingMiddleware):
         super().__init__(get_response)
         # A cache: labels() would look up each child again for each request.
         self.children: dict[tuple[object, ...], tuple[Counter, Histogram]] = {}
+        LIMIT.set(settings.REQUEST_THREADS)
         serve()
 
     def __call__(self, request: HttpRequest) -> Coroutine[Any, Any, HttpResponseBase]:
@@ -132,7 +133,6 @@ class MetricsMiddleware(TimingMiddleware):
         ACTIVE.set(self.active)
         IN_USE.set(in_use)
         WAITING.set(waiting)
-        LIMIT.set(settings.REQUEST_THREADS)
         dropped = dropped_lines()
         DROPPED.inc(max(0, dropped - self.dropped))
         self.dropped = dropped
@@ -177,7 +177,7 @@ def serve() -> None:
         try:
             server = MetricsServer(("", port), MetricsHandler.factory(registry))
         except OSError as error:
-            hint = "several workers need PROMETHEUS_MULTIPROC_DIR"
+            hint = "unless another service has it, set PROMETHEUS_MULTIPROC_DIR"
             logger.error("No metrics on port %d: %s (%s)", port, error.strerror, hint)
         else:
             Thread(target=server.serve_forever, name="metrics", daemon=True).start()
