@@ -1,6 +1,7 @@
 """What onloop needs from Django's internals, and how it serves without that."""
 
 import ast
+import gc
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import onloop
 import pytest
 from django.http import HttpRequest, StreamingHttpResponse
 from onloop import _compat
+from onloop.asgi import get_asgi_application
 from onloop.outcome import RequestEnd, observe
 
 PLAIN = [
@@ -188,7 +190,7 @@ def test_every_name_that_is_listed_is_used() -> None:
 
 
 PROJECT = """
-import asyncio, json, logging, sys
+import asyncio, gc, json, logging, sys
 import django
 import django.core.handlers.asgi
 from django.conf import settings
@@ -240,6 +242,7 @@ print(json.dumps({
     "records": [[r.name, r.levelname, r.getMessage()] for r in records],
     "body": asyncio.run(serve()),
     "calls": globals().get("calls"),
+    "collects": gc.isenabled(),
     "named": sys.modules["django.core.asgi"].ASGIHandler.__module__,
 }))
 """
@@ -342,6 +345,35 @@ def test_instrumentation_of_an_unknown_django_is_called() -> None:
     seen = run_project(f"{unknown}{INSTRUMENTED}replace(asgi, 'get_asgi_application')")
     assert seen["handler"] == "django.core.handlers.asgi"
     assert seen["calls"] == ["get_asgi_application"]
+
+
+WATCHED = """
+calls, setup = [], django.setup
+
+def watched(**options):
+    calls.append(gc.isenabled())
+    setup(**options)
+
+django.setup = watched
+"""
+
+
+@pytest.mark.parametrize(("before", "collects"), [("", True), ("gc.disable()", False)])
+def test_no_garbage_is_collected_while_django_is_loaded(
+    before: str, collects: bool
+) -> None:
+    seen = run_project(WATCHED + before)
+    assert seen["calls"] == [False]
+    assert seen["collects"] is collects
+
+
+def test_garbage_is_collected_when_django_could_not_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(django, "setup")
+    with pytest.raises(AttributeError):
+        get_asgi_application()
+    assert gc.isenabled()
 
 
 class Renamed(StreamingHttpResponse):

@@ -1,4 +1,7 @@
+import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import django
 from django.core import asgi
@@ -9,6 +12,19 @@ from onloop import _compat
 logger = logging.getLogger("onloop.asgi")
 
 
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """While Django is loaded: all objects would be visited often, and few freed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@no_garbage_collection()
 def get_asgi_application() -> DjangoASGIHandler:
     """Set up Django and return an ASGI handler that uses threads only on demand.
 

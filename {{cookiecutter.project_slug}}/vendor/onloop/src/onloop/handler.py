@@ -136,7 +136,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             # uvicorn turns it off on Python 3.11.
             asyncio.get_running_loop().set_debug(True)
         # Imported modules are never freed: a collection that skips them is faster.
-        gc.collect()
+        # Collecting first would delay the start and free next to nothing.
         gc.freeze()
         onloop_logging.start()
 
