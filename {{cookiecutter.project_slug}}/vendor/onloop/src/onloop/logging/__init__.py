@@ -7,13 +7,7 @@ the formatter writes a newline or, before the fields of `text`, a tab.
 import structlog
 
 from onloop.logging.formatter import Formatter, bind_fields, log_fields
-from onloop.logging.queue import (
-    QueueHandler,
-    dropped_lines,
-    never_blocks,
-    start,
-    stop,
-)
+from onloop.logging.queue import QueueHandler, dropped_lines, never_blocks, start, stop
 
 __all__ = [
     "Formatter",

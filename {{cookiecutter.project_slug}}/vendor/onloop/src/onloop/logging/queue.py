@@ -1,7 +1,6 @@
 import asyncio
 import errno
 import io
-import logging
 import logging.handlers
 import os
 import select
@@ -131,8 +130,7 @@ class QueueHandler(logging.StreamHandler[Any]):
         # Bytes and lines; counted separately by those who log and by the thread that
         # writes, and so without a lock.
         self.put_bytes = self.taken_bytes = 0
-        self.dropped = self.reported = 0
-        self.written = 0
+        self.dropped = self.reported = self.written = 0
         self.server: Any = None
         self.thread: threading.Thread | None = None
         self.wake = threading.Event()
@@ -207,11 +205,9 @@ class QueueHandler(logging.StreamHandler[Any]):
                 remaining -= 1
                 entry = self.waiting.popleft()
                 size += size_of(entry)
-                lines.append(
-                    entry
-                    if isinstance(entry, str)
-                    else formatter.format_snapshot(entry)
-                )
+                if not isinstance(entry, str):
+                    entry = formatter.format_snapshot(entry)
+                lines.append(entry)
             self.write_lines(lines)
             self.taken_bytes += size
             if dropped := self.dropped - self.reported:
