@@ -4,7 +4,6 @@ import html
 import itertools
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from tests.template.conftest import Bake
 from tests.template.linters import parse
-from tests.template.prompts import COMBINATIONS, VARIED, name, slot
+from tests.template.prompts import COMBINATIONS, DEFAULTS, VARIED, name, slot
 from tests.template.service import TREE, Server, Service, finish, free_port
 
 FILES = {
@@ -155,6 +154,11 @@ FILES_BY_ANSWER = {
     ("ci", "github"): {".github/workflows/ci.yml"},
     ("ci", "gitlab"): {".gitlab-ci.yml"},
 }
+# Rows for what depends on nothing else: a database server, and static files.
+POSTGRESQL, STATIC = (
+    DEFAULTS | next(row for row in COMBINATIONS if row[prompt] == answer)
+    for prompt, answer in (("database", "postgresql"), ("admin", "true"))
+)
 # The requested statuses that have the response header.
 CARRYING = {
     "status-200": {200},
@@ -272,8 +276,19 @@ def test_types(with_app: Service) -> None:
     with_app.run("uv run mypy .")
 
 
-def test_own_tests_pass(with_app: Service) -> None:
-    output = with_app.run("uv run pytest")
+@pytest.fixture(scope="module")
+def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that names the database; empty for SQLite, the default."""
+    if service.answers["database"] == "sqlite":
+        return {}
+    return {"DATABASE_URL": request.getfixturevalue("new_database")()}
+
+
+def test_own_tests_pass(with_app: Service, database: dict[str, str]) -> None:
+    if with_app.answers["admin"] == "true":
+        # With the server that they start, and elsewhere with the one that runs.
+        database = {}
+    output = with_app.run("uv run pytest", **database)
     assert "orders/tests.py . " in output
     assert re.search(r"\d+ passed in", output)
     assert not re.search(r"\d+ (skipped|deselected|xfailed)", output)
@@ -291,17 +306,9 @@ def test_database_answers() -> None:
 
 
 def test_tests_of_an_app_alone_have_the_database_too(with_app: Service) -> None:
-    if with_app.answers["database"] == "postgresql":
+    if with_app.answers == POSTGRESQL:
         (with_app.path / "orders" / "test_query.py").write_text(QUERY)
         assert " 1 passed in " in with_app.run("uv run pytest orders/test_query.py")
-
-
-@pytest.fixture(scope="module")
-def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment that names the database; empty for SQLite, the default."""
-    if service.answers["database"] == "sqlite":
-        return {}
-    return {"DATABASE_URL": request.getfixturevalue("new_database")()}
 
 
 def test_migrates_with_nothing_left_to_make(
@@ -317,11 +324,11 @@ def test_deploy_check_warns_of_nothing_in_the_documented_environment(
     [command] = [c for c in service.readme_commands() if "--deploy" in c]
     documented = service.readme_environment() | {"DEBUG": ""}
     environment = documented | {"SECRET_KEY": str(list(range(40)))}
-    if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
-        shutil.rmtree(service.path / "staticfiles", ignore_errors=True)
+    if service.answers == STATIC:
         done = finish(command.split(), service.path, service.environment | environment)
         assert done.returncode
         assert "onloop.W004) collectstatic has not run" in done.stdout
+    if service.answers["admin"] == "true" or service.answers["api"] == "ninja":
         service.run("uv run manage.py collectstatic --noinput", **environment)
     service.run(command, **environment)
 

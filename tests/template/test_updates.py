@@ -141,7 +141,9 @@ def work_on(service: Path, shell: Shell) -> None:
     (service / DELETED).unlink()
     # An update undoes these: the last is where the older state differs.
     for name in ("asgi.py", "panel/panel.css", "../../picture.png", "../../README.md"):
-        with (service / "vendor" / "onloop" / "src" / "onloop" / name).open("ab") as file:
+        with (service / "vendor" / "onloop" / "src" / "onloop" / name).open(
+            "ab"
+        ) as file:
             file.write(b"Mine.\n")
     (service / "uv.lock").write_text("version = 1\n")
     for name, text in UNTRACKED.items():
