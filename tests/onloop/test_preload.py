@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.forms.renderers import get_default_renderer
 from django.template import TemplateDoesNotExist
 from django.template.loader import render_to_string
 from django.urls import URLResolver, reverse
@@ -14,7 +15,7 @@ from django.utils.translation import trans_real
 from onloop import health
 from onloop.health import preload
 
-UNREAD = {"unread_urls", "unread_processors"}
+UNREAD = {"unread_urls", "unread_processors", "unread_storage"}
 URLS = """
 from django.urls import include, path
 
@@ -29,13 +30,16 @@ def project(tmp_path: Path, settings: Any) -> Iterator[Path]:
     import_module("django.contrib.auth.forms")
     (tmp_path / "unread_urls.py").write_text(URLS)
     (tmp_path / "unread_processors.py").write_text("def processor(request): ...")
+    (tmp_path / "unread_storage.py").write_text("class Storage: ...")
     (tmp_path / "page.html").write_text("a page")
+    get_default_renderer.cache_clear()  # type: ignore[attr-defined]
     backend = "django.template.backends.django.DjangoTemplates"
     options = {"context_processors": ["unread_processors.processor"]}
     settings.TEMPLATES = [
         {"BACKEND": backend, "DIRS": [tmp_path], "OPTIONS": options},
     ]
     settings.ROOT_URLCONF = "unread_urls"
+    settings.MESSAGE_STORAGE = "unread_storage.Storage"
     settings.LANGUAGE_CODE = "de"
     settings.LOCALE_PATHS = [tmp_path]
     sys.path.insert(0, str(tmp_path))
@@ -52,6 +56,9 @@ def test_routes_templates_and_translations_are_loaded(
     (project / "page.html").unlink()
     assert render_to_string("page.html") == "a page"
     assert sys.modules.keys() >= UNREAD
+    renderer: Any = get_default_renderer()
+    [forms] = renderer.engine.engine.template_loaders
+    assert "django/forms/div.html" in forms.get_template_cache
     # It collects the names, those of each namespace by themselves.
     monkeypatch.setattr(URLResolver, "_populate", None)
     assert reverse("a:b") == "/a/b/"

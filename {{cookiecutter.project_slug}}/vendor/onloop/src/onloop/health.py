@@ -9,12 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
+from django.conf import settings
 from django.db import Error, connections
 from django.db.migrations.executor import MigrationExecutor
+from django.forms.renderers import get_default_renderer
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import engines
 from django.template.utils import get_app_template_dirs
 from django.urls import NoReverseMatch, get_resolver, reverse
+from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
 Check = Callable[[], str | None]
@@ -46,9 +49,10 @@ def migrations() -> str | None:
 
 
 def preload() -> str | None:
-    """Load the URLconf, the translations and the HTML templates before any request.
+    """Load what the first request that needs it would load otherwise.
 
-    It always passes: what cannot be loaded is left to the request that needs it.
+    The URLconf, the translations, the HTML templates and the message storage. It always
+    passes: what cannot be loaded is left to that request.
     """
     for name, load in PRELOADED.items():
         try:
@@ -60,11 +64,14 @@ def preload() -> str | None:
 
 def load_templates() -> None:
     end = time.monotonic() + TEMPLATES_TIMEOUT
-    for engine in engines.all():
+    folders = [(e, e.dirs, get_app_template_dirs(e.app_dirname)) for e in engines.all()]
+    # FORM_RENDERER may have an engine of its own.
+    if forms := getattr(get_default_renderer(), "engine", None):
+        folders.append((forms, forms.dirs, ()))
+    for engine, dirs, in_apps in folders:
         # Looking it up imports the context processors of Django's engine.
         getattr(getattr(engine, "engine", None), "template_context_processors", None)
-        in_apps = get_app_template_dirs(engine.app_dirname)
-        for root in map(str, (*engine.dirs, *in_apps)):
+        for root in map(str, (*dirs, *in_apps)):
             for path in Path(root).rglob("*.html"):
                 if time.monotonic() > end:
                     return
@@ -80,10 +87,11 @@ def load_routes() -> None:
             reverse(f"{namespace}:-")
 
 
-PRELOADED = {
+PRELOADED: dict[str, Callable[[], object]] = {
     "translations": lambda: gettext("-"),
     "routes": load_routes,
     "templates": load_templates,
+    "message storage": lambda: import_string(settings.MESSAGE_STORAGE),
 }
 
 

@@ -9,17 +9,8 @@ import structlog
 from onloop.logging.formatter import Formatter, bind_fields, log_fields
 from onloop.logging.queue import QueueHandler, dropped_lines, never_blocks, start, stop
 
-__all__ = [
-    "Formatter",
-    "QueueHandler",
-    "bind_fields",
-    "configure_structlog",
-    "dropped_lines",
-    "log_fields",
-    "never_blocks",
-    "start",
-    "stop",
-]
+__all__ = ["Formatter", "QueueHandler", "bind_fields", "configure_structlog"]
+__all__ += ["dropped_lines", "log_fields", "never_blocks", "start", "stop"]
 
 
 def configure_structlog() -> None:
