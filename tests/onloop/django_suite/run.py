@@ -30,7 +30,14 @@ SUITES = [
     "csrf_tests",
     "sessions_tests",
     "messages_tests",
-    "auth_tests",
+    # The others make no request, and take most of the time of all suites.
+    *(
+        f"auth_tests.test_{name}"
+        for name in (
+            *("auth_backends", "basic", "context_processors", "decorators", "login"),
+            *("middleware", "mixins", "remote_user", "signals", "views"),
+        )
+    ),
     "handlers",
     "signals",
     "redirects_tests",
