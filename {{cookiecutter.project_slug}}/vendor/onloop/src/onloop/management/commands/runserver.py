@@ -8,6 +8,7 @@ from typing import Any
 
 import django
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.core.management.base import CommandError, SystemCheckError
 from django.core.management.commands import runserver
@@ -89,14 +90,14 @@ class Command(runserver.Command):
 
 def checked_application() -> Any:
     """The application factory, which repeats the checks after each reload."""
-    django.setup()
-    application = import_string(settings.ASGI_APPLICATION)  # type: ignore[misc]
     command = Command()
     try:
+        django.setup()
+        application = import_string(settings.ASGI_APPLICATION)  # type: ignore[misc]
         # Not on the event loop, because a check may query the database.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(command.check, display_num_errors=True).result()
-    except SystemCheckError as error:
+    except (ImproperlyConfigured, SystemCheckError) as error:
         sys.exit(f"{error}")
     command.stdout.write(summary(application))
     return application
