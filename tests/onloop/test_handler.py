@@ -21,7 +21,7 @@ from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import get_urlconf, set_urlconf
-from onloop.handler import ASGIHandler
+from onloop.handler import ASGIHandler, freeze
 from onloop.outcome import SCOPE_KEY, Delivery, RequestEnd, observe, send_last
 
 from . import views
@@ -437,6 +437,21 @@ async def test_request_leaves_nothing_to_the_garbage_collector(settings: Any) ->
         gc.enable()
 
 
+async def test_what_was_imported_is_frozen_at_the_first_start_only() -> None:
+    handler = ASGIHandler()
+    frozen = []
+    freeze.cache_clear()
+    try:
+        for _ in range(2):
+            gc.unfreeze()
+            await handler.startup()
+            frozen.append(gc.get_freeze_count() > 10_000)
+    finally:
+        await handler.shutdown()
+        gc.freeze()
+    assert frozen == [True, False]
+
+
 # Context variables.
 
 
@@ -598,7 +613,7 @@ replace(DjangoASGIHandler, "__call__")
 replace(BaseHandler, "get_response_async")
 django.setup()
 from tests.onloop.conftest import fetch
-from onloop.handler import ASGIHandler
+from onloop.handler import ASGIHandler, freeze
 
 print(asyncio.run(fetch(ASGIHandler())).status)
 """

@@ -92,3 +92,14 @@ def test_endless_template_folder_does_not_delay_the_start(
     (project / "page.html").unlink()
     with pytest.raises(TemplateDoesNotExist):
         render_to_string("page.html")
+
+
+@pytest.mark.parametrize("setting", ["FORM_RENDERER", "MESSAGE_STORAGE"])
+def test_faulty_setting_leaves_the_rest_loaded(
+    project: Path, settings: Any, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    setattr(settings, setting, "nowhere.Missing")
+    assert preload() is None
+    assert "cannot be loaded" in caplog.text
+    (project / "page.html").unlink()
+    assert render_to_string("page.html") == "a page"

@@ -236,7 +236,8 @@ class Site:
 def ask_index(django_version: str) -> None:
     """Have uv ask for the newest versions of what any service on this Django needs.
 
-    Once, and not for each service, because not every index lets uv keep the answers.
+    Once, and not for each service, because not every index lets uv keep the answers. A
+    service gets these versions as long as no optional dependency holds another back.
     """
     text = (TREE / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^ *# %.*\n", "", text).replace("vendor/onloop", str(ONLOOP))

@@ -156,8 +156,11 @@ FILES_BY_ANSWER = {
 }
 # Rows for what depends on nothing else: a database server, and static files.
 POSTGRESQL, STATIC = (
-    DEFAULTS | next(row for row in COMBINATIONS if row[prompt] == answer)
-    for prompt, answer in (("database", "postgresql"), ("admin", "true"))
+    DEFAULTS | next(row for row in COMBINATIONS if answers.items() <= row.items())
+    for answers in (
+        {"database": "postgresql"},
+        {"admin": "false", "api": "ninja"},
+    )
 )
 # The requested statuses that have the response header.
 CARRYING = {
@@ -286,7 +289,7 @@ def database(service: Service, request: pytest.FixtureRequest) -> dict[str, str]
 
 def test_own_tests_pass(with_app: Service, database: dict[str, str]) -> None:
     if with_app.answers["admin"] == "true":
-        # With the server that they start, and elsewhere with the one that runs.
+        # These start a PostgreSQL of their own; the others use the one that runs.
         database = {}
     output = with_app.run("uv run pytest", **database)
     assert "orders/tests.py . " in output

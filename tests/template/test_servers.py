@@ -37,9 +37,9 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 @pytest.fixture(scope="module")
 def embedded(bake: Bake) -> Service:
     service = bake(database="postgresql", log_format="json")
-    # As root, the server runs as another user, whom this lets into the folder of
-    # the environment, which a link to it does not.
     service.sync()
+    # As root, the server runs as another user, whom a command that starts it lets into
+    # the folder of the environment, which a link to it does not.
     service.run("uv run manage.py migrate")
     return service
 

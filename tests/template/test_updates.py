@@ -132,19 +132,17 @@ def readme_line(service: Path, word: str) -> str:
     return str(line)
 
 
-def work_on(service: Path, shell: Shell) -> None:
+def work_on(service: Path, shell: Shell, repository: Path) -> None:
     """The owner's first weeks."""
-    shell("git init -q; git add -A; git commit -qm Generated", service)
+    shell("git init -q; git add -A; git commit -qm Generated", repository)
     settings = service / "config" / "settings.py"
     settings.write_text(f"# Mine.\n{settings.read_text(encoding='utf-8')}")
     (service / "home" / "mine.py").write_text("")
     (service / DELETED).unlink()
-    # An update undoes these: the last is where the older state differs.
-    for name in ("asgi.py", "panel/panel.css", "../../picture.png", "../../README.md"):
-        with (service / "vendor" / "onloop" / "src" / "onloop" / name).open(
-            "ab"
-        ) as file:
-            file.write(b"Mine.\n")
+    # An update undoes these, also where the older state differs.
+    for name in ("asgi.py", "obsolete.py", "../../picture.png", "../../README.md"):
+        path = service / "vendor" / "onloop" / "src" / "onloop" / name
+        path.write_bytes(path.read_bytes() + b"Mine.\n")
     (service / "uv.lock").write_text("version = 1\n")
     for name, text in UNTRACKED.items():
         (service / name).parent.mkdir(exist_ok=True)
@@ -172,7 +170,7 @@ def created(home: Path, shell: Shell, template: Path) -> Path:
         home / "own er",
     )
     service = home / "own er" / ANSWERS["project_slug"]
-    work_on(service, shell)
+    work_on(service, shell, service)
     return service
 
 
@@ -226,7 +224,8 @@ def test_plain_service_follows_by_the_commands_of_its_readme(
         home,
     )
     service = home / "plain one" / ANSWERS["project_slug"]
-    work_on(service, shell)
+    # One of several in a repository.
+    work_on(service, shell, service.parent)
     shell("\n".join(readme_update(service)), service)
     assert differing(tree(service), fresh) == CHANGED | {DELETED}
 

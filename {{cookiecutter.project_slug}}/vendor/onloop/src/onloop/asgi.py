@@ -1,7 +1,5 @@
 import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import django
 from django.core import asgi
@@ -12,19 +10,6 @@ from onloop import _compat
 logger = logging.getLogger("onloop.asgi")
 
 
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """While Django is loaded: all objects would be visited often, and few freed."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@no_garbage_collection()
 def get_asgi_application() -> DjangoASGIHandler:
     """Set up Django and return an ASGI handler that uses threads only on demand.
 
@@ -32,6 +17,17 @@ def get_asgi_application() -> DjangoASGIHandler:
     handler and log a warning. If an instrumentation has replaced Django's function of
     this name, return what the replacement makes of onloop's handler.
     """
+    enabled = gc.isenabled()
+    # Each collection would visit all that is loaded by then, and free next to nothing.
+    gc.disable()
+    try:
+        return load()
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def load() -> DjangoASGIHandler:
     if _compat.PROBLEM:
         application = asgi.get_asgi_application()
         logger.warning(

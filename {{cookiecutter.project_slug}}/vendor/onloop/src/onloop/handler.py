@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
-from functools import partial
+from functools import cache, partial
 from inspect import unwrap
 from io import BytesIO
 from typing import Any
@@ -55,6 +55,8 @@ logger = logging.getLogger("onloop.handler")
 END_TIMEOUT = 0.5
 # Seconds for the whole shutdown, which a server begins after its own graceful timeout.
 SHUTDOWN_TIMEOUT = 0.95
+# Once in each process: a later start would keep the garbage that is there by then.
+freeze = cache(gc.freeze)
 EMPTY_BODY = {"type": "http.request", "body": b"", "more_body": False}
 # ThreadPool does the work of the first two in each thread, finish_request() that of the
 # others.
@@ -137,7 +139,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             asyncio.get_running_loop().set_debug(True)
         # Imported modules are never freed: a collection that skips them is faster.
         # Collecting first would delay the start and free next to nothing.
-        gc.freeze()
+        freeze()
         onloop_logging.start()
 
     async def shutdown(self) -> None:

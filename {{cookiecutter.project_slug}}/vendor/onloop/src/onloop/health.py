@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from django.conf import settings
 from django.db import Error, connections
@@ -25,7 +26,7 @@ Check = Callable[[], str | None]
 # Seconds after which a check has failed, and for which a result is reused.
 CHECK_TIMEOUT = 0.9
 RESULT_LIFETIME = 1
-# Seconds, because DIRS may contain a folder with far more than templates.
+# Seconds for each engine: DIRS may contain a folder with far more than templates.
 TEMPLATES_TIMEOUT = 1
 
 logger = logging.getLogger("onloop.health")
@@ -63,21 +64,27 @@ def preload() -> str | None:
 
 
 def load_templates() -> None:
-    end = time.monotonic() + TEMPLATES_TIMEOUT
-    folders = [(e, e.dirs, get_app_template_dirs(e.app_dirname)) for e in engines.all()]
+    for engine in engines.all():
+        load_folders(engine, *engine.dirs, *get_app_template_dirs(engine.app_dirname))
+
+
+def load_form_templates() -> None:
     # FORM_RENDERER may have an engine of its own.
-    if forms := getattr(get_default_renderer(), "engine", None):
-        folders.append((forms, forms.dirs, ()))
-    for engine, dirs, in_apps in folders:
-        # Looking it up imports the context processors of Django's engine.
-        getattr(getattr(engine, "engine", None), "template_context_processors", None)
-        for root in map(str, (*dirs, *in_apps)):
-            for path in Path(root).rglob("*.html"):
-                if time.monotonic() > end:
-                    return
-                # Templates of packages may need what is not installed.
-                with suppress(Exception):
-                    engine.get_template(path.relative_to(root).as_posix())
+    if engine := getattr(get_default_renderer(), "engine", None):
+        load_folders(engine, *engine.dirs)
+
+
+def load_folders(engine: Any, *folders: str | Path) -> None:
+    end = time.monotonic() + TEMPLATES_TIMEOUT
+    # Looking it up imports the context processors of Django's engine.
+    getattr(getattr(engine, "engine", None), "template_context_processors", None)
+    for root in map(str, folders):
+        for path in Path(root).rglob("*.html"):
+            if time.monotonic() > end:
+                return
+            # Templates of packages may need what is not installed.
+            with suppress(Exception):
+                engine.get_template(path.relative_to(root).as_posix())
 
 
 def load_routes() -> None:
@@ -91,6 +98,7 @@ PRELOADED: dict[str, Callable[[], object]] = {
     "translations": lambda: gettext("-"),
     "routes": load_routes,
     "templates": load_templates,
+    "form templates": load_form_templates,
     "message storage": lambda: import_string(settings.MESSAGE_STORAGE),
 }
 
