@@ -343,6 +343,7 @@ def test_served_by_the_documented_command(
         "SECRET_KEY": "abcdefghij" * 5,
         "ALLOWED_HOSTS": "127.0.0.1",
         "DEBUG": "",
+        "LOG_LEVEL": "DEBUG",
         "METRICS_PORT": str(free_port()),
     }
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
@@ -408,6 +409,7 @@ def check_log(
     assert [(line["path"], int(line["status"])) for line in timing] == requests
     for line in lines:
         assert line["service"] == service.answers["project_slug"]
+        assert "exception" not in line
     for line in timing:
         assert line["outcome"] == "completed"
         assert float(line["duration"]) > 0

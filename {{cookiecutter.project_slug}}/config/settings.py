@@ -186,8 +186,9 @@ LOGGING = {
         "uvicorn": {"handlers": [], "level": "NOTSET", "propagate": True},
         # The timing line replaces it.
         "uvicorn.access": {"handlers": [], "propagate": False},
-        # They log every query and sync middleware: too much for LOG_LEVEL=DEBUG.
+        # They log every query, absent variable and sync middleware: too much for DEBUG.
         "django.db.backends": {"level": "INFO"},
+        "django.template": {"level": "INFO"},
         "asyncio": {"level": "INFO"},
     },
 }

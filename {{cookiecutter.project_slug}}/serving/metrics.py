@@ -177,7 +177,7 @@ def serve() -> None:
         try:
             server = MetricsServer(("", port), MetricsHandler.factory(registry))
         except OSError as error:
-            hint = "unless another service has it, set PROMETHEUS_MULTIPROC_DIR"
+            hint = "METRICS_PORT sets another, PROMETHEUS_MULTIPROC_DIR shares it"
             logger.error("No metrics on port %d: %s (%s)", port, error.strerror, hint)
         else:
             Thread(target=server.serve_forever, name="metrics", daemon=True).start()
