@@ -42,8 +42,9 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the two longest tests first, so that no worker runs one alone at the end."""
-    items.sort(key=lambda item: item.path.name != "test_newest_django.py")
+    """Begin with what takes long, so that no worker runs or waits alone at the end."""
+    first = ("test_newest_django.py", "test_threads_live.py")
+    items.sort(key=lambda item: item.path.name not in first)
 
 
 def pytest_xdist_auto_num_workers() -> int:
