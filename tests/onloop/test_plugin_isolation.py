@@ -267,17 +267,8 @@ def on(*databases: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("run", databases, indirect=True)
 
 
-@pytest.mark.parametrize(
-    ("run", "order"),
-    [
-        ("file", "written"),
-        ("file", "reversed"),
-        ("memory", "reversed"),
-        ("memory", "random"),
-        ("postgresql", "random"),
-    ],
-    indirect=["run"],
-)
+@on("file", "memory", "postgresql")
+@pytest.mark.parametrize("order", ["written", "reversed", "random"])
 def test_nothing_is_left_behind(run: Run, order: str) -> None:
     run(TESTS, order=order).assert_outcomes(passed=14)
 
