@@ -15,7 +15,7 @@ from . import views
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: the collections of the tests need not look at it."""
+    """Exempt what is loaded by now from the garbage collections of the tests."""
     gc.freeze()
 
 

@@ -613,7 +613,7 @@ replace(DjangoASGIHandler, "__call__")
 replace(BaseHandler, "get_response_async")
 django.setup()
 from tests.onloop.conftest import fetch
-from onloop.handler import ASGIHandler, freeze
+from onloop.handler import ASGIHandler
 
 print(asyncio.run(fetch(ASGIHandler())).status)
 """

@@ -63,6 +63,12 @@ COMBINATIONS = [
 ]
 
 
+def combination(**answers: str) -> dict[str, str]:
+    """The first of them with these answers, complete."""
+    found = (row for row in COMBINATIONS if answers.items() <= row.items())
+    return DEFAULTS | next(found)
+
+
 def code_of(rows: list[dict[str, str]]) -> set[tuple[str, ...]]:
     return {tuple(row[prompt] for prompt in CODE) for row in rows}
 

@@ -114,14 +114,13 @@ class Service:
 
     def sync(self) -> None:
         """`uv sync`, from uv's cache if everything is in it."""
-        ask_index(self.answers["django_version"])
-        from_cache = ["uv", "sync", "--offline"]
-        if (
-            # Offline, uv would install the lowest versions that are in its cache.
-            self.resolution != "highest"
-            or finish(from_cache, self.path, self.environment).returncode
-        ):
-            self.run("uv sync")
+        # Offline, the lowest versions would be those that are in the cache.
+        if self.resolution == "highest":
+            ask_index(self.answers["django_version"])
+            from_cache = ["uv", "sync", "--offline"]
+            if not finish(from_cache, self.path, self.environment).returncode:
+                return
+        self.run("uv sync")
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:
@@ -242,8 +241,12 @@ def ask_index(django_version: str) -> None:
     text = (TREE / "pyproject.toml").read_text(encoding="utf-8")
     text = re.sub(r"(?m)^ *# %.*\n", "", text).replace("vendor/onloop", str(ONLOOP))
     oldest = oldest_python(django_version)
-    values = {"django_version": django_version, "__python": oldest}
-    for name, value in ({"project_slug": "all"} | values).items():
+    values = {
+        "project_slug": "all",
+        "django_version": django_version,
+        "__python": oldest,
+    }
+    for name, value in values.items():
         text = text.replace(f"{{{{ cookiecutter.{name} }}}}", value)
     lock = [interpreters.UV, "lock", "--python", interpreters.find(oldest)]
     with tempfile.TemporaryDirectory() as folder:

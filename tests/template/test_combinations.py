@@ -12,7 +12,7 @@ import pytest
 
 from tests.template.conftest import Bake
 from tests.template.linters import parse
-from tests.template.prompts import COMBINATIONS, DEFAULTS, VARIED, name, slot
+from tests.template.prompts import COMBINATIONS, VARIED, combination, name, slot
 from tests.template.service import TREE, Server, Service, finish, free_port
 
 FILES = {
@@ -155,13 +155,8 @@ FILES_BY_ANSWER = {
     ("ci", "gitlab"): {".gitlab-ci.yml"},
 }
 # Rows for what depends on nothing else: a database server, and static files.
-POSTGRESQL, STATIC = (
-    DEFAULTS | next(row for row in COMBINATIONS if answers.items() <= row.items())
-    for answers in (
-        {"database": "postgresql"},
-        {"admin": "false", "api": "ninja"},
-    )
-)
+POSTGRESQL = combination(database="postgresql")
+STATIC = combination(admin="false", api="ninja")
 # The requested statuses that have the response header.
 CARRYING = {
     "status-200": {200},

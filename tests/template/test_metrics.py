@@ -21,15 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from tests.template.conftest import Bake
-from tests.template.prompts import COMBINATIONS, slot
+from tests.template.prompts import combination, slot
 from tests.template.service import TREE, Server, Service, free_port, succeed
 
 # A service that test_combinations.py installs too.
-[ANSWERS, *_] = [
-    row
-    for row in COMBINATIONS
-    if row["metrics"] == "prometheus" and row["database"] == "sqlite"
-]
+ANSWERS = combination(metrics="prometheus", database="sqlite")
 pytestmark = pytest.mark.xdist_group(slot(ANSWERS))
 DEPLOY = TREE / "deploy"
 LABELS = {"http_request_method", "http_route", "http_response_status_code", "outcome"}

@@ -38,8 +38,8 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 def embedded(bake: Bake) -> Service:
     service = bake(database="postgresql", log_format="json")
     service.sync()
-    # As root, the server runs as another user, whom a command that starts it lets into
-    # the folder of the environment, which a link to it does not.
+    # As root, the server runs as another user. This command gives that user access to
+    # the folder of the environment; through a link, no command does.
     service.run("uv run manage.py migrate")
     return service
 

@@ -186,7 +186,7 @@ LOGGING = {
         "uvicorn": {"handlers": [], "level": "NOTSET", "propagate": True},
         # The timing line replaces it.
         "uvicorn.access": {"handlers": [], "propagate": False},
-        # They log every query, absent variable and sync middleware: too much for DEBUG.
+        # At DEBUG they log every query, absent variable and synchronous middleware.
         "django.db.backends": {"level": "INFO"},
         "django.template": {"level": "INFO"},
         "asyncio": {"level": "INFO"},

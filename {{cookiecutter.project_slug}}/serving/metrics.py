@@ -177,7 +177,7 @@ def serve() -> None:
         try:
             server = MetricsServer(("", port), MetricsHandler.factory(registry))
         except OSError as error:
-            hint = "METRICS_PORT sets another, PROMETHEUS_MULTIPROC_DIR shares it"
+            hint = "set another METRICS_PORT; workers need PROMETHEUS_MULTIPROC_DIR"
             logger.error("No metrics on port %d: %s (%s)", port, error.strerror, hint)
         else:
             Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -50,10 +50,10 @@ def migrations() -> str | None:
 
 
 def preload() -> str | None:
-    """Load what the first request that needs it would load otherwise.
+    """Load what the first requests would otherwise have to load.
 
     The URLconf, the translations, the HTML templates and the message storage. It always
-    passes: what cannot be loaded is left to that request.
+    passes: what cannot be loaded is left to the request that needs it.
     """
     for name, load in PRELOADED.items():
         try:
