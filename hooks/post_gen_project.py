@@ -23,7 +23,7 @@ REMOVE = {
     ("metrics", "{{ cookiecutter.metrics }}"): {
         "none": [
             *("deploy/alerts.yaml", "deploy/dashboard.json"),
-            *("deploy/base/podmonitor.yaml", "serving/metrics.py"),
+            *("deploy/base/servicemonitor.yaml", "serving/metrics.py"),
             "tests/test_metrics.py",
         ]
     },

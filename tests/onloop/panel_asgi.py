@@ -59,6 +59,7 @@ def query() -> None:
 async def queries(request: HttpRequest) -> HttpResponse:
     for _ in range(3):
         await sync_to_async(query)()
+    await sync_to_async(len, thread_sensitive=False)("elsewhere")
     return HttpResponse("queries")
 
 

@@ -187,12 +187,11 @@ def trees(contents: Iterable[Content]) -> Iterable[tuple[str, list[Content]]]:
 
 def validate(file: str, text: str) -> None:
     parse(file, text)
-    path = Path(file)
-    if path.parent == Path("deploy/base") and path.stem not in (
-        # No part of Kubernetes itself.
-        *("kustomization", "podmonitor"),
-    ):
-        kubernetes_validate.validate(yaml.safe_load(text), KUBERNETES, strict=True)
+    if Path(file).parent == Path("deploy/base"):
+        for document in yaml.safe_load_all(text):
+            # No part of Kubernetes itself.
+            if document["kind"] not in ("Kustomization", "ServiceMonitor"):
+                kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
 def main() -> int:

@@ -204,7 +204,7 @@ def files_of(answers: dict[str, str]) -> set[str]:
         )
     )
     if {"prometheus", "kubernetes"} <= {*answers.values()}:
-        expected.add("deploy/base/podmonitor.yaml")
+        expected.add("deploy/base/servicemonitor.yaml")
     return expected
 
 

@@ -50,8 +50,13 @@ def installed(service: Service, install: Bake) -> Service:
 RELEASES = list(dict.fromkeys(kubernetes_validate.utils.all_versions()))
 
 
+SERVICE_MONITOR = "deploy/base/servicemonitor.yaml"
+
+
 def documents(service: Service, folder: str = "base") -> dict[str, Any]:
-    files = (service.path / "deploy" / folder).glob("*.yaml")
+    """By the name of the file, without the one for the Prometheus Operator."""
+    files = {*(service.path / "deploy" / folder).glob("*.yaml")}
+    files -= {service.path / SERVICE_MONITOR}
     return {f.stem: yaml.safe_load(f.read_text(encoding="utf-8")) for f in files}
 
 
@@ -338,8 +343,7 @@ def test_command_serves_is_healthy_and_ends_on_sigterm(
 @pytest.mark.parametrize("version", RELEASES[-3:])
 def test_manifests_are_valid_strictly(service: Service, version: str) -> None:
     for name, document in documents(service).items():
-        # Not a part of Kubernetes itself.
-        if name not in ("kustomization", "podmonitor"):
+        if name != "kustomization":
             kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -349,7 +353,6 @@ def test_overlays_are_valid_and_differ_in_host_and_namespace(
 ) -> None:
     found = overlaid(service, overlay)
     kustomization = found.pop("kustomization")
-    found.pop("podmonitor", None)
     for document in found.values():
         kubernetes_validate.validate(document, RELEASES[-1], strict=True)
     host = "staging.example.com" if overlay == "staging" else "example.com"
@@ -380,8 +383,6 @@ def test_an_image_is_deployed_by_its_digest_and_never_by_a_tag(
 def test_kustomization_lists_every_manifest(service: Service) -> None:
     found = documents(service)
     listed = found.pop("kustomization")["resources"]
-    # A cluster without the Prometheus Operator would reject it.
-    found.pop("podmonitor", None)
     assert sorted(listed) == sorted(f"{name}.yaml" for name in found)
 
 
@@ -441,8 +442,9 @@ def test_probes_and_services_name_what_is_there(service: Service) -> None:
     assert target == found["deployment"]["metadata"]["name"]
 
 
-def test_metrics_have_one_port_to_which_no_service_leads(bake: Bake) -> None:
-    found = documents(bake(**ANSWERS[0]))
+def test_metrics_have_a_port_and_a_service_of_their_own(bake: Bake) -> None:
+    service = bake(**ANSWERS[0])
+    found = documents(service)
     template = found["deployment"]["spec"]["template"]
     [container] = template["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -454,12 +456,22 @@ def test_metrics_have_one_port_to_which_no_service_leads(bake: Bake) -> None:
     assert found["configmap"]["data"]["METRICS_PORT"] == number
     [service_port] = found["service"]["spec"]["ports"]
     assert service_port["targetPort"] == "http"
-    monitor = found["podmonitor"]["spec"]
-    assert [end["port"] for end in monitor["podMetricsEndpoints"]] == ["metrics"]
+    manifests = (service.path / SERVICE_MONITOR).read_text(encoding="utf-8")
+    metrics, monitor = yaml.safe_load_all(manifests)
+    kubernetes_validate.validate(metrics, RELEASES[-1], strict=True)
+    assert metrics["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    [metrics_port] = metrics["spec"]["ports"]
+    assert (metrics_port["targetPort"], metrics_port["port"]) == (
+        "metrics",
+        int(number),
+    )
+    endpoints = monitor["spec"]["endpoints"]
+    assert [endpoint["port"] for endpoint in endpoints] == [metrics_port["name"]]
     [added] = found["kustomization"]["labels"]
-    labels = template["metadata"]["labels"] | added["pairs"]
-    assert monitor["selector"]["matchLabels"] == labels
-    assert monitor["jobLabel"] in labels
+    labels = metrics["metadata"]["labels"] | added["pairs"]
+    assert monitor["spec"]["selector"]["matchLabels"] == labels
+    assert found["service"]["metadata"].get("labels") is None
+    assert monitor["spec"]["jobLabel"] in labels
 
 
 # Continuous integration and pre-commit.

@@ -3,14 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from inspect import unwrap
 from types import FrameType
 from typing import Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync
-
-from onloop import threads
 
 # These packages run tasks and threads: frames outside of them did not cause the hop.
 RUNNERS = {"asyncio", "concurrent", "threading"}
@@ -56,25 +54,38 @@ def _line(file: str, number: int, function: str) -> str:
 
 
 def watch(on_hop: Callable[[str, str], None]) -> None:
-    """Call ``on_hop(what, where)`` for each thread hop, in the context of the call.
-
-    On Python 3.11, only for calls that reach a request's thread.
-    """
+    """Call ``on_hop(what, where)`` for each thread hop, in the context of the call."""
+    if sys.version_info < (3, 12):
+        # It has no sys.monitoring.
+        for cls in (SyncToAsync, AsyncToSync):
+            cls.__call__ = preceded(  # type: ignore[method-assign]
+                cls.__call__,
+                lambda call: on_hop(what_is_called(call), find_line(sys._getframe(2))),
+            )
+        return
 
     def tell(*_: object) -> None:
         frame: Any = sys._getframe(1)
-        while frame.f_code not in CALLS:
-            frame = frame.f_back
         on_hop(what_is_called(frame.f_locals["self"]), find_line(frame.f_back))
 
-    if sys.version_info < (3, 12):
-        threads.on_submit = tell
-        return
     monitoring, event = sys.monitoring, sys.monitoring.events.PY_START
     monitoring.use_tool_id(MONITORING_ID, "onloop")
     monitoring.register_callback(MONITORING_ID, event, tell)
     for code in CALLS:
         monitoring.set_local_events(MONITORING_ID, code, event)
+
+
+def preceded(
+    call: Callable[..., Any], before: Callable[[Any], None]
+) -> Callable[..., Any]:
+    """The ``__call__`` of a wrapper, with ``before(wrapper)`` called first."""
+
+    @wraps(call)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before(self)
+        return call(self, *args, **kwargs)
+
+    return __call__
 
 
 def find_line(frame: FrameType | None) -> str:

@@ -18,7 +18,7 @@ from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import convert_exception_to_response
 
 from onloop._chain import inspect_chain
-from onloop._hops import RUNNERS, layers, line_of, what_is_called
+from onloop._hops import RUNNERS, layers, line_of, preceded, what_is_called
 from onloop.handler import ASGIHandler
 from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
@@ -136,16 +136,12 @@ def count_thread_hops(chain: Sequence[ChainEntry] = ()) -> Iterator[list[ThreadH
     """Give a list to which each thread hop of the process is added in the block."""
     hops: list[ThreadHop] = []
 
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            hops.append(describe(self, chain))
-            return call(self, *args, **kwargs)
-
-        return __call__
+    def count(call: Any) -> None:
+        hops.append(describe(call, chain))
 
     with (
-        patch.object(SyncToAsync, "__call__", counted(SyncToAsync.__call__)),
-        patch.object(AsyncToSync, "__call__", counted(AsyncToSync.__call__)),
+        patch.object(SyncToAsync, "__call__", preceded(SyncToAsync.__call__, count)),
+        patch.object(AsyncToSync, "__call__", preceded(AsyncToSync.__call__, count)),
     ):
         yield hops
 
@@ -167,7 +163,7 @@ def find(objects: Sequence[Any], chain: Sequence[ChainEntry]) -> ChainEntry | No
 
 def find_caller(chain: Sequence[ChainEntry]) -> tuple[ChainEntry | None, str]:
     """The middleware that makes the call, if one does, and the line of the call."""
-    frame: FrameType | None = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(4)
     entry = None
     where = in_django = ""
     while frame is not None and entry is None:

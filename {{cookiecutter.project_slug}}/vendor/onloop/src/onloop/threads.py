@@ -40,8 +40,6 @@ WAIT = 10.0
 SHUTDOWN = 0.3
 # Seconds between two warnings that streams hold threads.
 WARNING_INTERVAL = 60
-# Called for each call to a request's thread.
-on_submit: Callable[[], None] | None = None
 
 
 class NoThread(Refusal):
@@ -361,8 +359,6 @@ class RequestThread(Executor):
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
         """For loop.run_in_executor(), which accepts a future of the loop as it is."""
-        if on_submit is not None:
-            on_submit()
         self.loop = asyncio.get_running_loop()
         if self._exited:
             self._keep_until_done(asyncio.current_task())
