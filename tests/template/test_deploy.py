@@ -264,9 +264,9 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def image(
-    service: Service, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Image]:
+def image(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """With static files; the Dockerfile for a service without them has one step less."""
+    service = bake(**ANSWERS[0])
     copy = service.copy(tmp_path_factory.mktemp("context"))
     copy.run("uv lock")
     context = copy.path
@@ -284,6 +284,7 @@ def image(
     shutil.rmtree(root)
 
 
+@pytest.mark.xdist_group("image")
 def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
     app = image.root / "app"
     assert not [path.name for path in app.glob(".env*")]
@@ -296,6 +297,7 @@ def test_image_holds_no_secret_no_tests_no_tools(image: Image) -> None:
     assert image.user == "10001"
 
 
+@pytest.mark.xdist_group("image")
 def test_user_of_the_image_may_read_everything_in_it(image: Image) -> None:
     app = image.root / "app"
     others = {path: path.stat().st_mode & 0o005 for path in app.rglob("*")}
@@ -303,6 +305,7 @@ def test_user_of_the_image_may_read_everything_in_it(image: Image) -> None:
     assert [p for p, mode in others.items() if p.is_dir() and mode & 1 == 0] == []
 
 
+@pytest.mark.xdist_group("image")
 def test_everything_in_the_image_is_compiled(image: Image) -> None:
     app = image.root / "app"
     # What is installed from it is compiled.
@@ -318,6 +321,7 @@ def test_everything_in_the_image_is_compiled(image: Image) -> None:
     assert {p for p in sources if ".venv" not in p.parts} <= {*compiled}
 
 
+@pytest.mark.xdist_group("image")
 def test_command_serves_is_healthy_and_ends_on_sigterm(
     image: Image, tmp_path: Path
 ) -> None:

@@ -29,9 +29,8 @@ pytestmark = pytest.mark.xdist_group("log")
 
 
 @pytest.fixture(scope="module", params=choices("django_version"))
-def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
-    service = bake(django_version=request.param, admin="false", log_format="json")
-    service.sync()
+def service(request: pytest.FixtureRequest, ready: Bake) -> Service:
+    service = ready(django_version=request.param, admin="false", log_format="json")
     return service
 
 

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.xdist_group("outage")
 
 @pytest.fixture(scope="module", params=choices("django_version"))
 def server(
-    request: pytest.FixtureRequest, bake: Bake, new_database: Callable[[], str]
+    request: pytest.FixtureRequest, ready: Bake, new_database: Callable[[], str]
 ) -> Iterator[Server]:
-    service = bake(
+    service = ready(
         django_version=request.param, database="postgresql", log_format="json"
     )
     environment = {
@@ -31,7 +31,6 @@ def server(
         "DEBUG": "",
         "DATABASE_URL": new_database(),
     }
-    service.sync()
     [command] = [c for c in service.readme_commands() if "uvicorn" in c]
     with service.serve(command, **environment) as server:
         assert server.get("/readyz").status == 503

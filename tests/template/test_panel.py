@@ -22,10 +22,9 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 @pytest.fixture(scope="module")
-def server(bake: Bake, executable: str) -> Iterator[Server]:
+def server(ready: Bake, executable: str) -> Iterator[Server]:
     """A service on Django 6.1, which has a content security policy."""
-    service = bake(django_version="6.1", deploy="none", ci="none")
-    service.sync()
+    service = ready(django_version="6.1", deploy="none", ci="none")
     service.run("uv run manage.py migrate")
     with service.serve("uv run manage.py runserver 8000 --noreload") as server:
         yield server

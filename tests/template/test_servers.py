@@ -26,12 +26,8 @@ pytestmark = pytest.mark.xdist_group("outage")
 
 
 @pytest.fixture(scope="module", params=choices("django_version"))
-def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
-    service = bake(
-        django_version=request.param, database="postgresql", log_format="json"
-    )
-    service.sync()
-    return service
+def service(request: pytest.FixtureRequest, ready: Bake) -> Service:
+    return ready(django_version=request.param, database="postgresql", log_format="json")
 
 
 @pytest.fixture(scope="module")
