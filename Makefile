@@ -22,7 +22,8 @@ run: $(UV) | $(SERVICE)
 	echo "      http://127.0.0.1:$(PORT)/"
 	echo "      http://127.0.0.1:$(PORT)/hello/you/"
 	echo "      http://127.0.0.1:$(PORT)/ticks/"
-	cd $(SERVICE) && exec ../tools/bin/uv run manage.py runserver $(PORT)
+	python=$$($(PYTHON) -c 'import sys; print(sys.executable)') && \
+	cd $(SERVICE) && UV_PYTHON=$$python exec ../tools/bin/uv run manage.py runserver $(PORT)
 
 test: $(UV)
 	echo "==> Testing onloop on each Django, and a service for every pair of choices"

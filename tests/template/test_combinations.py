@@ -28,6 +28,7 @@ FILES = {
     ".env.example",
     ".gitignore",
     ".pre-commit-config.yaml",
+    ".python-version",
     "README.md",
     "config/__init__.py",
     "config/app_template/__init__.py-tpl",

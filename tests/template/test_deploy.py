@@ -496,8 +496,6 @@ def steps(service: Service) -> list[tuple[str, dict[str, str]]]:
     found = pipeline(service)
     if service.answers["ci"] == "github":
         job = found["jobs"]["test"]
-        # It chooses among the Pythons of the pipeline's machine.
-        del job["env"]["UV_PYTHON"]
         return [
             (step["run"], job["env"] | step.get("env", {}))
             for step in job["steps"]
@@ -567,35 +565,46 @@ def test_image_is_scanned_by_a_pinned_scanner_before_it_is_pushed(
     assert "latest" not in push
 
 
-def test_docker_and_ci_use_the_oldest_python_that_is_allowed(
+def test_development_docker_and_ci_use_the_oldest_python_that_is_allowed(
     service: Service,
 ) -> None:
     project = tomllib.loads((service.path / "pyproject.toml").read_text())["project"]
     oldest = project["requires-python"].removeprefix(">=")
+    assert (service.path / ".python-version").read_text() == f"{oldest}\n"
     dockerfile = (service.path / "Dockerfile").read_text()
     images = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
     assert {*images} == {f"python:{oldest}-slim"}
     found = pipeline(service)
     if service.answers["ci"] == "github":
-        assert found["jobs"]["test"]["env"]["UV_PYTHON"] == oldest
+        # uv reads the file.
+        assert "UV_PYTHON" not in str(found["jobs"]["test"])
     else:
         assert found["default"]["image"] == f"python:{oldest}"
 
 
+VERSION = "import sys; print(*sys.version_info[:2], sep='.')"
+
+
 @pytest.mark.parametrize("newest", [False, True])
-def test_service_starts_where_its_only_python_is_another(
+def test_service_uses_another_python_once_it_is_pinned(
     service: Service, tmp_path: Path, newest: bool
 ) -> None:
-    """uv and pyenv refuse to run if .python-version names a missing version."""
     copy = service.copy(tmp_path / "service")
-    folder = Path(interpreters.find("3.12", newest)).parent
+    python = Path(interpreters.find("3.12", newest))
     only = {
-        "PATH": f"{interpreters.uv_folder()}{os.pathsep}{folder}",
+        "PATH": f"{interpreters.uv_folder()}{os.pathsep}{python.parent}",
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_PYTHON_INSTALL_DIR": str(tmp_path),
     }
-    found = succeed(["uv", "python", "find", "--system"], copy.path, only)
-    assert Path(found.strip()).parent == folder
+    version = succeed([python, "-c", VERSION], copy.path).strip()
+    pinned = (copy.path / ".python-version").read_text().strip()
+    find = ["uv", "python", "find", "--system"]
+    if version != pinned:
+        refused = finish(find, copy.path, only)
+        assert f"No interpreter found for Python {pinned}" in refused.stdout
+    succeed(["uv", "python", "pin", version], copy.path, only)
+    found = succeed(find, copy.path, only)
+    assert Path(found.strip()).parent == python.parent
 
 
 @pytest.mark.xdist_group(slot(ANSWERS[0]))

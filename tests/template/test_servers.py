@@ -31,8 +31,9 @@ def service(request: pytest.FixtureRequest, ready: Bake) -> Service:
 
 
 @pytest.fixture(scope="module")
-def embedded(bake: Bake) -> Service:
-    service = bake(database="postgresql", log_format="json")
+def embedded(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    baked = bake(database="postgresql", log_format="json")
+    service = baked.copy(tmp_path_factory.mktemp("embedded"))
     service.sync()
     # As root, the server runs as another user. This command gives that user access to
     # the folder of the environment; through a link, no command does.

@@ -57,11 +57,11 @@ def watch(on_hop: Callable[[str, str], None]) -> None:
     """Call ``on_hop(what, where)`` for each thread hop, in the context of the call."""
     if sys.version_info < (3, 12):
         # It has no sys.monitoring.
+        def report(call: Any) -> None:
+            on_hop(what_is_called(call), find_line(sys._getframe(2)))
+
         for cls in (SyncToAsync, AsyncToSync):
-            cls.__call__ = preceded(  # type: ignore[method-assign]
-                cls.__call__,
-                lambda call: on_hop(what_is_called(call), find_line(sys._getframe(2))),
-            )
+            cls.__call__ = preceded(cls, report)  # type: ignore[method-assign]
         return
 
     def tell(*_: object) -> None:
@@ -75,10 +75,9 @@ def watch(on_hop: Callable[[str, str], None]) -> None:
         monitoring.set_local_events(MONITORING_ID, code, event)
 
 
-def preceded(
-    call: Callable[..., Any], before: Callable[[Any], None]
-) -> Callable[..., Any]:
-    """The ``__call__`` of a wrapper, with ``before(wrapper)`` called first."""
+def preceded(cls: Any, before: Callable[[Any], None]) -> Callable[..., Any]:
+    """The ``__call__`` of a class, with ``before(instance)`` called first."""
+    call = cls.__call__
 
     @wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:

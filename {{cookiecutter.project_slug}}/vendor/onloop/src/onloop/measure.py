@@ -140,8 +140,8 @@ def count_thread_hops(chain: Sequence[ChainEntry] = ()) -> Iterator[list[ThreadH
         hops.append(describe(call, chain))
 
     with (
-        patch.object(SyncToAsync, "__call__", preceded(SyncToAsync.__call__, count)),
-        patch.object(AsyncToSync, "__call__", preceded(AsyncToSync.__call__, count)),
+        patch.object(SyncToAsync, "__call__", preceded(SyncToAsync, count)),
+        patch.object(AsyncToSync, "__call__", preceded(AsyncToSync, count)),
     ):
         yield hops
 
