@@ -11,10 +11,10 @@ pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]
 
-# pytest-cookies takes longer to import than a project's tests take.
+# Plugins that take longer to import than a project's tests take.
 PYPROJECT = """
 [tool.pytest.ini_options]
-addopts = "-p no:cookies -p no:ddtrace"
+addopts = "-p no:cookies -p no:ddtrace -p no:hypothesispytest -p no:xdist"
 DJANGO_SETTINGS_MODULE = "settings"
 asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "function"
@@ -482,7 +482,7 @@ def test_project_without_django_is_unaffected(
 ) -> None:
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     # Otherwise pytest would use the options of a parent folder.
-    pytester.makeini("[pytest]")
+    pytester.makeini("[pytest]\naddopts = -p no:ddtrace -p no:hypothesispytest")
     pytester.makepyfile("""
         import asyncio
         import sys

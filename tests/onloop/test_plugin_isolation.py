@@ -11,10 +11,10 @@ pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]
 
-# pytest-cookies takes longer to import than a project's tests take.
+# Plugins that take longer to import than a project's tests take.
 PYPROJECT = """
 [tool.pytest.ini_options]
-addopts = "-p no:cookies -p no:ddtrace"
+addopts = "-p no:cookies -p no:ddtrace -p no:hypothesispytest -p no:xdist"
 DJANGO_SETTINGS_MODULE = "settings"
 asyncio_mode = "auto"
 asyncio_default_fixture_loop_scope = "function"

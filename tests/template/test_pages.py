@@ -78,19 +78,21 @@ async def test_timing_of_the_network_panel_is_that_of_the_log(
     for path, names in {"/": ["app"], "/admin/": ["db", "app"]}.items():
         if site.is_production:
             names = ["app"] if site.server_timing else []
-        differences = []
         # The machine may be busy between the two readings of the clock.
-        for _ in range(5):
+        for attempt in range(5):
             response = await pages[0].goto(f"{site.origin}{path}")
             assert response
             entries: dict[str, float] = dict(await pages[0].evaluate(SERVER_TIMING))
             assert list(entries) == names
-            if names:
-                request_id = await response.header_value("x-request-id")
-                seconds = await asyncio.to_thread(logged, site.server, request_id)
-                differences.append(abs(1000 * seconds - entries["app"]))
-                assert 0 < entries.get("db", 0.1) < entries["app"]
-        assert not names or min(differences) < 1
+            if not names:
+                break
+            assert 0 < entries.get("db", 0.1) < entries["app"]
+            request_id = await response.header_value("x-request-id")
+            seconds = await asyncio.to_thread(logged, site.server, request_id)
+            difference = abs(1000 * seconds - entries["app"])
+            if difference < 1:
+                break
+            assert attempt < 4, f"they differ by {difference} milliseconds"
 
 
 def logged(server: Server, request_id: str | None) -> float:
