@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -100,6 +101,35 @@ def test_hops_of_a_synchronous_view_and_back(server: Server) -> None:
         "tests.onloop.panel_asgi.synchronous": 1,
         "async_to_sync(tests.onloop.panel_asgi.nothing)": 1,
     }
+
+
+MEASURE = """
+import asyncio
+import django
+from django.conf import settings
+from onloop.measure import measure
+
+django.setup()
+# It is imported as late as in `manage.py middleware`.
+settings.ROOT_URLCONF = "tests.onloop.panel_asgi"
+settings.DEBUG = True
+for _ in range(2):
+    for hop in asyncio.run(measure("/queries/")).thread_hops:
+        print(hop.what, hop.where)
+    from onloop.panel.recorder import latest
+    print(sorted(latest[-1].hops.values()))
+"""
+
+
+def test_hops_are_measured_beside_it() -> None:
+    command = [sys.executable, "-c", MEASURE]
+    environment = {**os.environ, "DEBUG": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    where = r" tests/onloop/panel_asgi.py:\d+ in queries\n"
+    once = rf"(tests.onloop.panel_asgi.query{where}){{3}}len{where}\[1, 3\]\n"
+    assert re.fullmatch(f"({once}){{2}}", done.stdout)
 
 
 def wait_for_row(server: Server, **facts: object) -> dict[str, Any]:

@@ -128,8 +128,9 @@ def clear(path: Path) -> None:
 def ready(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
     """Generate a service, to run in an environment that it shares with others.
 
-    That has what any answer needs. There is one for each Django and Python, and for all
-    workers, because installing and compiling it takes seconds.
+    That has what any answer needs, and onloop as it was generated, whatever a test adds
+    to the service. There is one for each Django and Python, and for all workers, because
+    installing and compiling it takes seconds.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -139,8 +140,10 @@ def ready(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Bake:
         service = bake(**answers)
         shared = folder / f"environment-{slot(service.answers)}"
         with FileLock(f"{shared}.lock"):
-            if not (shared / ".venv").exists():
+            done = Path(f"{shared}.done")
+            if not done.exists():
                 bake(**service.answers | EVERYTHING).copy(shared).sync()
+                done.touch()
         if not (service.path / ".venv").exists():
             (service.path / ".venv").symlink_to(shared / ".venv")
         return service

@@ -460,22 +460,29 @@ def test_metrics_have_a_port_and_a_service_of_their_own(bake: Bake) -> None:
     assert found["configmap"]["data"]["METRICS_PORT"] == number
     [service_port] = found["service"]["spec"]["ports"]
     assert service_port["targetPort"] == "http"
+    optional = "\n  # - servicemonitor.yaml\n"
+    assert optional in (service.path / "deploy/base/kustomization.yaml").read_text()
     manifests = (service.path / SERVICE_MONITOR).read_text(encoding="utf-8")
     metrics, monitor = yaml.safe_load_all(manifests)
     kubernetes_validate.validate(metrics, RELEASES[-1], strict=True)
-    assert metrics["spec"]["selector"].items() <= template["metadata"]["labels"].items()
-    [metrics_port] = metrics["spec"]["ports"]
-    assert (metrics_port["targetPort"], metrics_port["port"]) == (
-        "metrics",
-        int(number),
+    assert metrics["spec"] == {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": template["metadata"]["labels"],
+        "ports": [{"name": "metrics", "port": int(number), "targetPort": "metrics"}],
+    }
+    assert (monitor["apiVersion"], monitor["kind"]) == (
+        "monitoring.coreos.com/v1",
+        "ServiceMonitor",
     )
-    endpoints = monitor["spec"]["endpoints"]
-    assert [endpoint["port"] for endpoint in endpoints] == [metrics_port["name"]]
     [added] = found["kustomization"]["labels"]
-    labels = metrics["metadata"]["labels"] | added["pairs"]
-    assert monitor["spec"]["selector"]["matchLabels"] == labels
-    assert found["service"]["metadata"].get("labels") is None
-    assert monitor["spec"]["jobLabel"] in labels
+    assert monitor["spec"] == {
+        "jobLabel": "app.kubernetes.io/name",
+        "selector": {"matchLabels": metrics["metadata"]["labels"] | added["pairs"]},
+        "endpoints": [{"port": "metrics"}],
+    }
+    # Or the ServiceMonitor would select both Services.
+    assert "labels" not in found["service"]["metadata"]
 
 
 # Continuous integration and pre-commit.
@@ -599,6 +606,7 @@ def test_service_uses_another_python_once_it_is_pinned(
     version = succeed([python, "-c", VERSION], copy.path).strip()
     pinned = (copy.path / ".python-version").read_text().strip()
     find = ["uv", "python", "find", "--system"]
+    assert "`uv python pin " in service.documents()["README.md"]
     if version != pinned:
         refused = finish(find, copy.path, only)
         assert f"No interpreter found for Python {pinned}" in refused.stdout

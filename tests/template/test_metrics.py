@@ -196,7 +196,7 @@ def test_dashboard_and_alerts_ask_for_metrics_that_are_there(server: Server) -> 
         assert names <= exposed(), expression
         for labels in re.findall(r"\{([^}]*)\}|by \(([^)]*)\)", expression):
             for label in re.findall(r"([a-z_]+)(?:[=!,]|$)", ",".join(labels)):
-                assert label in (*LABELS, "job", "le"), expression
+                assert label in (*LABELS, "namespace", "job", "le"), expression
 
 
 def test_operations_document_names_each_metric(server: Server) -> None:

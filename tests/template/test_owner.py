@@ -11,7 +11,7 @@ import pytest
 
 from tests.template.service import TREE, Service, finish
 
-# On one worker with the others that copy the default service: it is installed once.
+# On one worker with the others that copy the default service: it is generated once.
 pytestmark = pytest.mark.xdist_group("installed")
 
 Change = Callable[[Service], None]
@@ -197,10 +197,13 @@ def sync_client_first(service: Service) -> None:
     (service.path / "tests" / "test_a_first.py").write_text(SYNC_CLIENT)
 
 
-# Those of an entry are made together, for none of them touches what another does.
+# Those of an entry are made together; none of them replaces a test.
 CHANGES: dict[str, tuple[Change, ...]] = {
-    "pages": (other_pages, synchronous_middleware),
-    "settings": (two_languages, other_defaults, another_admin_url, sync_client_first),
+    "pages": (other_pages,),
+    "settings": (
+        *(synchronous_middleware, two_languages, other_defaults, another_admin_url),
+        sync_client_first,
+    ),
 }
 ENVIRONMENT = {"LOG_LEVEL": "ERROR", "LOG_FORMAT": "logfmt"}
 DOTENV = "RESPONSE_HEADER_WHEN=never\nSERVER_TIMING=never\n"

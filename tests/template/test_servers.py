@@ -21,7 +21,7 @@ from tests.template.conftest import Bake
 from tests.template.prompts import choices
 from tests.template.service import Service, finish, free_port, succeed
 
-# On the worker where these services are already installed.
+# On the worker where these services are already generated.
 pytestmark = pytest.mark.xdist_group("outage")
 
 

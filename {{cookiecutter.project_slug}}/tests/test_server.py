@@ -47,8 +47,8 @@ def ask(port: int) -> int:
 
 
 def test_docker_and_ci_use_the_same_python() -> None:
-    files = ["Dockerfile", ".gitlab-ci.yml", ".github/workflows/ci.yml"]
-    text = "".join(
-        path.read_text("utf-8") for path in map(Path, files) if path.exists()
-    )
-    assert len({*re.findall(r'(?:python:|UV_PYTHON: ")([\d.]+)', text)}) <= 1
+    version = Path(".python-version").read_text("utf-8").strip()
+    for path in map(Path, ["Dockerfile", ".gitlab-ci.yml"]):
+        if path.exists():
+            images = re.findall(r"\bpython:([\d.]+)", path.read_text("utf-8"))
+            assert {*images} == {version}, path

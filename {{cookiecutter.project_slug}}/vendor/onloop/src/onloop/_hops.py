@@ -55,19 +55,16 @@ def _line(file: str, number: int, function: str) -> str:
 
 def watch(on_hop: Callable[[str, str], None]) -> None:
     """Call ``on_hop(what, where)`` for each thread hop, in the context of the call."""
-    if sys.version_info < (3, 12):
-        # It has no sys.monitoring.
-        def report(call: Any) -> None:
-            on_hop(what_is_called(call), find_line(sys._getframe(2)))
-
-        for cls in (SyncToAsync, AsyncToSync):
-            cls.__call__ = preceded(cls, report)  # type: ignore[method-assign]
-        return
 
     def tell(*_: object) -> None:
         frame: Any = sys._getframe(1)
         on_hop(what_is_called(frame.f_locals["self"]), find_line(frame.f_back))
 
+    if sys.version_info < (3, 12):
+        # It has no sys.monitoring.
+        for cls in (SyncToAsync, AsyncToSync):
+            cls.__call__ = preceded(cls, tell)  # type: ignore[method-assign]
+        return
     monitoring, event = sys.monitoring, sys.monitoring.events.PY_START
     monitoring.use_tool_id(MONITORING_ID, "onloop")
     monitoring.register_callback(MONITORING_ID, event, tell)

@@ -20,6 +20,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from onloop._chain import inspect_chain
 from onloop._hops import RUNNERS, layers, line_of, preceded, what_is_called
 from onloop.handler import ASGIHandler
+from onloop.health import preload
 from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
 # The variable for the middleware in code around it; in its own methods it is "self".
@@ -85,7 +86,9 @@ class MeasuredHandler(ASGIHandler):
 
 async def measure(path: str = "/") -> Measurement:
     """Serve a GET of the path, which may have a query string, and count its hops."""
-    # Not on the loop, because middleware may read files when it is created.
+    # Not on the loop, because middleware may read files when it is created. The panel,
+    # which is in the URLconf, may wrap what is wrapped here, and has to be first.
+    await asyncio.to_thread(preload)
     handler = await asyncio.to_thread(MeasuredHandler)
     status: int | None = None
     messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
