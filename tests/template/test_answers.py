@@ -276,18 +276,23 @@ def test_hooks_need_neither_git_nor_uv_nor_anything_on_the_path(
     assert status == 0, lines
 
 
-def test_without_hooks_the_service_starts_from_the_example(
+def test_without_env_the_service_starts_by_the_commands_of_its_readme(
     tmp_path: Path, clean_environment: CleanEnvironment, bake: Bake
 ) -> None:
     status, _ = cookiecutter(tmp_path, clean_environment, "--accept-hooks", "no")
     assert status == 0
     project = tmp_path / "my-async-service"
-    example = (project / ".env.example").read_text()
-    (project / ".env").write_text(
-        example.replace("SECRET_KEY=\n", "SECRET_KEY=a-long-random-text\n")
-    )
     service = type(bake())(project, DEFAULTS)
     command, *_ = service.readme_commands()
+    with pytest.raises(AssertionError, match=r"SECRET_KEY is not set.*\.env\.example"):
+        service.run("uv run manage.py check")
+    commands = r"`(cp .env[^`]*|uv run python -c [^`]*)`"
+    copy, generate = re.findall(commands, service.documents()["README.md"])
+    service.run(copy)
+    assert f"# {generate}\n" in (project / ".env").read_text()
+    key = service.run(generate)
+    service.replace(".env", "SECRET_KEY=\n", f"SECRET_KEY={key}")
+    assert "no issues" in service.run("uv run manage.py check", DEBUG="false")
     with service.serve(f"{command} 8000") as server:
         assert json.loads(server.get("/hello/you/").body) == {"hello": "you"}
 

@@ -126,6 +126,12 @@ def readme_update(service: Path) -> list[str]:
     return re.findall(r"^    (.*)$", section, re.MULTILINE)
 
 
+def readme_review(service: Path) -> list[str]:
+    """What lists, adds and shows the changes of an update, before the commit."""
+    readme = (service / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"`(git (?:status|add|diff)\b[^`]*)`", readme)
+
+
 def readme_line(service: Path, word: str) -> str:
     readme = (service / "README.md").read_text(encoding="utf-8")
     [line] = re.findall(rf"`(uvx cruft [^`]*{re.escape(word)}[^`]*)`", readme)
@@ -180,7 +186,7 @@ def updated(created: Path, shell: Shell) -> Path:
     service = created.parent / "updated"
     shutil.copytree(created, service)
     shell("\n".join(readme_update(service)[-2:]), service)
-    shell("git add -A; git commit -qm Update", service)
+    shell("\n".join([*readme_review(service), "git commit -qm Update"]), service)
     return service
 
 
@@ -206,6 +212,30 @@ def test_update_merges_what_is_new_with_what_the_owner_changed(
     settings = fresh["config/settings.py"]
     assert after["config/settings.py"] == b"# Mine.\n" + settings
     assert DELETED not in after
+
+
+def test_new_files_and_rejected_lines_of_an_update_are_listed_and_committed(
+    created: Path, tmp_path: Path, shell: Shell
+) -> None:
+    service = tmp_path / "service"
+    shutil.copytree(created, service)
+    settings = service / "config" / "settings.py"
+    text = settings.read_text(encoding="utf-8").replace("# Older.", "# Mine.")
+    settings.write_text(text, encoding="utf-8")
+    # Without the generated state in its history, git cannot merge, and cruft rejects.
+    shutil.rmtree(service / ".git")
+    shell("git init -q; git add -A; git commit -qm Mine", service)
+    assert "Good work!" in shell("\n".join(readme_update(service)[-2:]), service)
+    listing, *others = readme_review(service)
+    rejected = "config/settings.py.rej"
+    listed = shell(listing, service).splitlines()
+    assert {f"?? {rejected}", "?? tests/test_mail.py"} <= {*listed}
+    (service / rejected).unlink()
+    shown = shell("\n".join(others), service)
+    assert "\n+++ b/tests/test_mail.py\n" in shown
+    shell("git commit -qm Update", service)
+    assert not shell("git status --porcelain", service)
+    assert shell("git ls-files tests/test_mail.py", service)
 
 
 def test_update_touches_neither_secrets_nor_data(updated: Path) -> None:

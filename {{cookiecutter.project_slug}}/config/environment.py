@@ -37,7 +37,7 @@ class Environment:
         value = self.text(name)
         # Without DEBUG, at least as long as Django's check security.W009 requires.
         if not value.strip() or (len(value) < 50 and not debug):
-            allowed = "set 50 random characters in the environment or in .env"
+            allowed = "set 50 random characters (.env.example says how)"
             raise ImproperlyConfigured(f"{name} is not set or too short: {allowed}.")
         return value
 
