@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.template.service import Site
+from tests.template.service import Service, Site, succeed
 
 pytestmark = pytest.mark.xdist_group("admin")
 
@@ -91,3 +91,15 @@ def test_policy_lets_in_every_script_and_style_of_the_pages(site: Site) -> None:
     _, headers, page = browser.open("/admin/login/")
     assert headers["Content-Security-Policy"]
     assert not re.search(r"<(style|script)>|\son\w+=|\sstyle=", page)
+
+
+def test_shell_of_the_document_logs_in_and_writes_through_the_api(
+    with_admin: Service,
+) -> None:
+    text = with_admin.documents()["docs/development.md"]
+    [script] = re.findall(r"(?m)^    jar=.*\n(?:    .*\n)+", text)
+    command = "uv run --no-sync manage.py runserver 8000 --noreload"
+    with with_admin.serve(command) as server:
+        script = script.replace(":8000", f":{server.port}")
+        written = succeed(["bash", "-euo", "pipefail", "-c", script], with_admin.path)
+    assert '"title": "Milk", "text": "", "version": 1}' in written
