@@ -11,6 +11,7 @@ import is the service's own where another combination removes the folder.
 import itertools
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ from jinja2 import TemplateError
 
 from tests.template.linters import LINTED, executable, parse
 from tests.template.prompts import DEFAULTS, TEXTS, VARIED, name
-from tests.template.service import TEMPLATE, finish
+from tests.template.service import TEMPLATE, TREE, finish
 from tests.template.test_combinations import files_of
 
 Answers = dict[str, str]
@@ -136,33 +137,33 @@ def lint(contents: Contents, folder: Path) -> dict[Content, str]:
     faults: dict[Content, str] = {}
     written: dict[str, Content] = {}
     linted = [c for c in contents if c[2] or Path(c[0]).name in LINTED]
-    for settings, tree in trees(linted):
+    for tree in trees(linted):
         here = folder / f"{len(written):06}"
         for content in tree:
             path = here / content[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content[1].encode())
-            written[str(path)] = content
-        if settings:
-            # Which modules are the service's own, ruff reads from its folders.
-            for file, _, other in linted:
-                if other == settings:
-                    (here / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copymode(TREE / content[0], path)
+            written[path.relative_to(folder).as_posix()] = content
 
     def run(command: tuple[str, ...], paths: list[str]) -> None:
         done = finish([executable(command[0]), *command[1:], *paths], folder)
         if done.returncode:
             named = [path for path in written if path in done.stdout]
-            faults.update((written[path], done.stdout) for path in named or paths[:1])
+            assert named, f"{command} failed: {done.stdout}"
+            faults.update((written[path], done.stdout) for path in named)
 
     for content in contents:
         try:
             validate(*content[:2])
         except INVALID as error:
             faults[content] = f"{type(error).__name__}: {error}"
-    ruff = ("--no-cache", "--output-format", "concise", str(folder))
-    run(("ruff", "check", *ruff), [])
-    run(("ruff", "format", "--check", *ruff), [])
+    # A folder may lack the service's other modules.
+    own = sorted({c[0].partition("/")[0] for c in linted if c[0].endswith(".py")})
+    first_party = f"lint.isort.known-first-party={json.dumps(own)}"
+    ruff = ("--no-cache", "--output-format", "concise", "--config", first_party)
+    run(("ruff", "check", *ruff), ["."])
+    run(("ruff", "format", "--check", *ruff), ["."])
     for base, commands in LINTED.items():
         paths = [path for path in written if Path(path).name == base]
         assert paths, base
@@ -171,7 +172,7 @@ def lint(contents: Contents, folder: Path) -> dict[Content, str]:
     return faults
 
 
-def trees(contents: Iterable[Content]) -> Iterable[tuple[str, list[Content]]]:
+def trees(contents: Iterable[Content]) -> Iterable[list[Content]]:
     """The contents in as few folders as have room for them, by ruff's settings."""
     files: dict[tuple[str, str], list[Content]] = defaultdict(list)
     for content in contents:
@@ -182,7 +183,7 @@ def trees(contents: Iterable[Content]) -> Iterable[tuple[str, list[Content]]]:
             tree = [found[number] for found in own if number < len(found)]
             if settings and not any(content[0] == "pyproject.toml" for content in tree):
                 tree.append(files[settings, "pyproject.toml"][0])
-            yield settings, tree
+            yield tree
 
 
 def validate(file: str, text: str) -> None:

@@ -7,16 +7,17 @@ import pytest
 
 from tests.template.conftest import Bake
 from tests.template.product import Renderer, collect, combinations, lint
-from tests.template.prompts import CODE, COMBINATIONS, code_of, slot
+from tests.template.prompts import CODE, COMBINATIONS, DEFAULTS, code_of, slot
 from tests.template.service import TEMPLATE, TREE, generated_files, succeed
 
-BROKEN = """
-# % if cookiecutter.api == "ninja" and not cookiecutter.admin
-# % if cookiecutter.deploy == "kubernetes" and cookiecutter.ci == "gitlab"
-)
-# % endif
-# % endif
-"""
+# By its file: a defect, and the answers that have it.
+DEFECTS: dict[str, tuple[str, dict[str, str]]] = {
+    "serving/header.py": (
+        ")",
+        {"admin": "false", "api": "ninja", "deploy": "kubernetes", "ci": "gitlab"},
+    ),
+    "config/urls.py": ("import os", {"database": "postgresql", "ci": "none"}),
+}
 
 
 @pytest.mark.parametrize(
@@ -38,20 +39,35 @@ def test_renderer_gives_what_cookiecutter_and_the_hooks_leave(
 def test_defect_of_one_combination_is_found_and_no_other_is_broken(
     tmp_path: Path,
 ) -> None:
-    """Of those that differ in more than values of settings."""
+    """Checks the combinations that change files, not only settings."""
     template = tmp_path / "template"
     template.mkdir()
     for source in ("cookiecutter.json", "hooks", TREE.name):
         succeed(["cp", "-r", TEMPLATE / source, template], tmp_path)
-    with (template / TREE.name / "serving" / "header.py").open("a") as file:
-        file.write(BROKEN)
+    for name, (line, answers) in DEFECTS.items():
+        given = "cookiecutter.{}|string|lower == '{}'"
+        condition = " and ".join(given.format(*answer) for answer in answers.items())
+        with (template / TREE.name / name).open("a") as file:
+            file.write(f"# % if {condition}\n{line}\n# % endif\n")
     every = combinations(*CODE, "deploy", "ci")
     contents, faults = collect(enumerate(every), template)
     assert faults == {}
-    broken = {n for content in lint(contents, tmp_path) for n in contents[content]}
-    chosen = {"admin": "false", "api": "ninja", "deploy": "kubernetes", "ci": "gitlab"}
-    assert broken == {n for n, a in enumerate(every) if a.items() >= chosen.items()}
-    assert len(broken) == 4
+    (tmp_path / "linted").mkdir()
+    wrong = lint(contents, tmp_path / "linted")
+    assert {file for file, _, _ in wrong} == DEFECTS.keys()
+    for name, (_, answers) in DEFECTS.items():
+        broken = {n for found in wrong if found[0] == name for n in contents[found]}
+        assert broken
+        assert broken == {
+            n for n, of in enumerate(every) if of.items() >= answers.items()
+        }
+
+
+def test_linter_that_fails_and_names_no_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ruff.toml").write_text("no-such-option = 1\n")
+    contents, _ = collect([(0, DEFAULTS)])
+    with pytest.raises(AssertionError, match="no-such-option"):
+        lint(contents, tmp_path)
 
 
 def test_code_depends_on_few_answers_and_each_combination_of_them_is_tested() -> None:
