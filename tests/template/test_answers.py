@@ -78,6 +78,7 @@ def test_thirteen_prompts_have_a_label_for_each_choice() -> None:
         ("project_slug", "config", "name of a package"),
         ("project_slug", "django", "name of a package"),
         ("project_slug", "packaging", "name of a package"),
+        ("project_slug", "redis", "name of a package"),
         ("project_slug", "\udcff", "1 to 63 of a-z"),
         ("response_header", "X-Status", "with a colon"),
         ("response_header", "X Status: OK", "bad name"),
@@ -297,16 +298,22 @@ def test_without_env_the_service_starts_by_the_commands_of_its_readme(
         assert json.loads(server.get("/hello/you/").body) == {"hello": "you"}
 
 
-def test_every_dependency_of_a_service_is_refused_as_its_name(bake: Bake) -> None:
-    service = bake(
-        database="postgresql", admin="true", api="ninja", metrics="prometheus"
-    )
-    service.run("uv lock")
+def test_every_dependency_of_a_service_is_refused_as_its_name(
+    bake: Bake, tmp_path: Path
+) -> None:
+    """Also those that the documents tell its owner to add."""
+    baked = bake(database="postgresql", admin="true", api="ninja", metrics="prometheus")
+    service = baked.copy(tmp_path)
+    documents = [TEMPLATE / "README.md", TREE / ".env.example"]
+    documents += [*TREE.rglob("*.md"), *TREE.rglob("*.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in documents)
+    added = {*re.findall(r"\buv add ('[^']+'|[\w-]+)", text)}
+    assert added
+    service.run(f"uv add --no-sync {' '.join(added)}")
     lock = tomllib.loads((service.path / "uv.lock").read_text(encoding="utf-8"))
     hook = (TEMPLATE / "hooks" / "pre_gen_project.py").read_text(encoding="utf-8")
-    for package in lock["package"]:
-        if package["name"] != "my-async-service":
-            assert f'"{package["name"]}"' in hook, package["name"]
+    names = {package["name"] for package in lock["package"]} - {"my-async-service"}
+    assert {name for name in names if f'"{name}"' not in hook} == set()
 
 
 @pytest.mark.parametrize(
