@@ -27,6 +27,12 @@ PRODUCTS = {
 UNRELEASED = "## [Unreleased]\n"
 
 
+def has_unreleased(changelog: str) -> bool:
+    _, _, after = changelog.partition(UNRELEASED)
+    entries = re.split("^## ", after, maxsplit=1, flags=re.MULTILINE)[0]
+    return bool(re.search(r"^[-*] +\S", entries, re.MULTILINE))
+
+
 def git(*arguments: str) -> str:
     command = ["git", *arguments]
     done = subprocess.run(
@@ -63,14 +69,15 @@ def release(product: str, version: str) -> str:
         if numbers(version) < numbers(place[1]):
             sys.exit(f"VERSION={version} is older than the {place[1]} of {name}.")
         texts[path] = text[: place.start(1)] + version + text[place.end(1) :]
-    before, _, after = history.partition(UNRELEASED)
-    entries = re.split("^## ", after, maxsplit=1, flags=re.MULTILINE)[0]
-    if not re.search(r"^[-*] +\S", entries, re.MULTILINE):
+    if not has_unreleased(history):
         where = changelog.relative_to(ROOT)
         sys.exit(f'{where} has nothing under "{UNRELEASED.strip()}".')
+    library = (ROOT / ONLOOP / "CHANGELOG.md").read_text(encoding="utf-8")
+    if product == "template" and has_unreleased(library):
+        sys.exit("Release onloop first (PRODUCT=onloop): it has unreleased changes.")
     today = datetime.now(UTC).date()
     dated = f"{UNRELEASED}\n## [{version}] - {today}\n"
-    texts[changelog] = f"{before}{dated}{after}"
+    texts[changelog] = history.replace(UNRELEASED, dated, 1)
 
     start = git("rev-parse", "HEAD").strip()
     try:

@@ -363,6 +363,11 @@ def test_release_sets_the_version_dates_the_changelog_commits_and_tags(
     folder: str,
     files: set[str],
 ) -> None:
+    if product == "template":
+        status, output = make_release(
+            repository, home, VERSION="0.2.0", PRODUCT="onloop"
+        )
+        assert status == 0, output
     before = tree(repository)
     status, output = make_release(repository, home, VERSION="0.2.0", PRODUCT=product)
     assert status == 0, output
@@ -419,7 +424,13 @@ def test_changelog_has_unreleased_and_then_the_dated_versions(product: str) -> N
             "has nothing under",
         ),
         # Git commits, and then cannot tag.
-        ("git tag 0.2.0/x", {"VERSION": "0.2.0"}, "failed: nothing was changed"),
+        (
+            "git tag onloop-0.2.0/x",
+            {"VERSION": "0.2.0", "PRODUCT": "onloop"},
+            "failed: nothing was changed",
+        ),
+        # The template would carry what onloop has not released.
+        ("", {"VERSION": "0.2.0"}, "Release onloop first (PRODUCT=onloop)"),
     ],
 )
 def test_refused_release_changes_nothing(
