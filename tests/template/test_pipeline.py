@@ -40,6 +40,16 @@ def test_workflow_tests_onloop_from_the_oldest_to_the_newest_django() -> None:
     assert max(versions) == bound("NEWEST", ONLOOP)
 
 
+def test_workflow_tests_onloop_on_each_python_that_its_readme_names() -> None:
+    rows = jobs()["onloop"]["strategy"]["matrix"]["include"]
+    readme = (ONLOOP / "README.md").read_text(encoding="utf-8")
+    [(oldest, newest)] = re.findall(r"Python 3\.(\d+) to 3\.(\d+)", readme)
+    named = {f"3.{minor}" for minor in range(int(oldest), int(newest) + 1)}
+    assert named <= {row["python"] for row in rows}
+    changelog = (ONLOOP / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"Python 3.{oldest} to 3.{newest}" in changelog
+
+
 def test_prerelease_job_makes_onloop_serve_with_a_django_that_it_does_not_know(
     tmp_path: Path,
 ) -> None:
