@@ -9,7 +9,7 @@ ONLOOP := {{cookiecutter.project_slug}}/vendor/onloop
 RUFF_ONLOOP := --no-cache --config pyproject.toml --config 'lint.isort.known-first-party=["onloop"]'
 ONLY ?=
 PRODUCT ?= template
-# The second would have each of hundreds of processes compile Django anew.
+# With PYTHONDONTWRITEBYTECODE, every process would recompile Django.
 unexport VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 # Behind a proxy the certificate to trust is the machine's; pip knows that by itself.
 export UV_SYSTEM_CERTS := 1
