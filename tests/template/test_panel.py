@@ -17,8 +17,26 @@ pytestmark = [
     pytest.mark.xdist_group("panel"),
 ]
 
-WIDTHS = (360, 1280)
+# On a phone and a tablet, and on two screens that are wide enough for the table.
+WIDTHS = (360, 820, 1100, 1280)
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+# Of those columns that have words and figures, and no path or id of any length.
+BROKEN_WORDS = """
+[...document.querySelectorAll("td[data-label]:not(.id)")].flatMap(cell =>
+    [...cell.textContent.matchAll(/\\S+/g)].filter(word => {
+        const range = document.createRange();
+        range.setStart(cell.firstChild, word.index);
+        range.setEnd(cell.firstChild, word.index + word[0].length);
+        return range.getClientRects().length > 1;
+    }).map(String))
+"""
+DISCONNECT = """
+async () => {
+    const controller = new AbortController();
+    await fetch("/ticks/", { signal: controller.signal });
+    controller.abort();
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +125,22 @@ async def test_pause_filter_and_clear(page: Page) -> None:
 async def test_everybody_can_read_it(page: Page) -> None:
     for path in ("/hello/you/", "/nowhere/"):
         await page.request.get(path)
+    # It looks for the session, and for the user.
+    token = "x" * 32
+    await page.request.post(
+        "/admin/login/",
+        headers={"Cookie": f"csrftoken={token}; sessionid={token}"},
+        form={"username": "me", "password": "no", "csrfmiddlewaretoken": token},
+    )
     await open_panel(page)
+    await page.evaluate(DISCONNECT)
+    await expect(page.get_by_role("cell", name="2 queries")).not_to_have_count(0)
+    await expect(page.get_by_role("cell", name="disconnected")).not_to_have_count(0)
     await page.get_by_role("button", name="GET /nowhere/").first.click()
     await expect(page.locator("pre")).to_contain_text("Request took")
     for width, scheme in itertools.product(WIDTHS, SCHEMES):
         await page.set_viewport_size({"width": width, "height": 800})
         await page.emulate_media(color_scheme=scheme)
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await page.evaluate(BROKEN_WORDS) == [], width
         assert await accessibility_problems(page) == [], (width, scheme)
