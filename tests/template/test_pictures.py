@@ -30,6 +30,13 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 WARM_UP = 3
 
 
+async def first_page(page: Page, site: Site) -> None:
+    """So small that it fits beside what the service answers."""
+    await page.set_viewport_size({"width": 384, "height": 360})
+    await page.goto(site.origin)
+    await page.evaluate("document.documentElement.style.zoom = 0.6")
+
+
 async def timing(page: Page, site: Site) -> None:
     """The Network panel for a page that queried the database."""
     await log_in(page, site.origin, "/admin/")
@@ -63,6 +70,7 @@ async def panel(page: Page, site: Site) -> None:
 
 # Where each is kept, and whose READMEs show it.
 PICTURES = {
+    first_page: (TEMPLATE / "docs" / "pictures", [TEMPLATE]),
     timing: (TEMPLATE / "docs" / "pictures", [TEMPLATE]),
     panel: (ONLOOP, [TEMPLATE, ONLOOP]),
 }
