@@ -1,4 +1,4 @@
-"""Shows the results: the chart and the tables: `python -m benchmarks.chart`."""
+"""Shows the results: the charts and the tables: `python -m benchmarks.chart`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,10 @@ Results = dict[str, Any]
 
 RATE = "{requests_per_second:,.0f}"
 TEMPLATE, NO_ADMIN, STOCK = "service-5.2-admin", "service-5.2", "startproject-5.2"
-# The chart: title, workload, figure, and a label for each contender. All bars of a
-# workload begin at zero and have one scale.
-GROUPS = (
+Groups = tuple[tuple[str, str, str, dict[str, str]], ...]
+# A chart: title, workload, figure, and a label for each contender. All bars of a
+# group begin at zero and have one scale.
+GLANCE: Groups = (
     (
         "JSON, requests a second",
         "json",
@@ -52,24 +53,33 @@ GROUPS = (
         },
     ),
 )
+WAITS = {
+    "synchronous": "startproject",
+    "blocking": "loop is blocked",
+    "awaited": "awaited",
+}
+PAGE: Groups = (
+    ("Milliseconds to a page's first byte, less is better", "page", "ttfb_ms", WAITS),
+    ("Milliseconds to its largest contentful paint", "page", "lcp_ms", WAITS),
+)
 # Wide enough for the labels, and so narrow that a phone does not make the text tiny.
-WIDTH, LABELS, FIGURES, ROW, BAR = 480, 146, 58, 23, 15
+WIDTH, LABELS, FIGURES, ROW, BAR = 480, 146, 66, 23, 15
 COLORS = {
     "light": {"text": "#1f2328", "peer": "#9aa4af", "ours": "#1a7f5a"},
     "dark": {"text": "#f0f6fc", "peer": "#6e7681", "ours": "#3fb68b"},
 }
 
 
-def draw(results: Results, colors: dict[str, str]) -> str:
+def draw(results: Results, groups: Groups, colors: dict[str, str]) -> str:
     parts: list[str] = []
     top = 0
-    for title, workload, figure, labels in GROUPS:
+    for title, workload, figure, labels in groups:
         parts.append(_text(0, top + 20, title, weight="600"))
         top += 30
         found = results["workloads"][workload]["contenders"]
         scale = (WIDTH - LABELS - FIGURES) / max(found[name][figure] for name in labels)
         for name, label in labels.items():
-            ours = name.startswith("service")
+            ours = name.startswith(("service", "awaited"))
             width = max(2, round(found[name][figure] * scale))
             parts += [
                 _text(LABELS - 8, top + 14, label, "end", "600" if ours else "400"),
@@ -125,15 +135,39 @@ def _at_a_glance(results: Results) -> str:
         f"sessions and users. Then {threads[NO_ADMIN]:,} threads hold 5,000 open "
         f"streams, for which `startproject` needs {threads[STOCK]:,}."
     )
-    return (
-        "<picture>\n"
-        '  <source media="(prefers-color-scheme: dark)" '
-        'srcset="benchmarks/chart-dark.svg">\n'
-        '  <img src="benchmarks/chart-light.svg" width="560" '
-        f'alt="{words.replace("`", "")}">\n'
-        "</picture>\n\n"
+    shown = (
+        f"{_picture('benchmarks/chart', words)}\n"
         f"{words} {_machine(results)} Django 5.2; "
         "[how it is measured, and all results](benchmarks/README.md).\n"
+    )
+    if words := _what_awaiting_buys(results):
+        shown += f"\n{words} [As a chart](benchmarks/README.md#a-page-in-a-browser).\n"
+    return shown
+
+
+def _what_awaiting_buys(results: Results) -> str:
+    """The chart of the page in words; nothing unless each case was measured."""
+    found = results["workloads"]["page"]["contenders"]
+    if not found.keys() >= WAITS.keys():
+        return ""
+    awaited, blocking, synchronous = (
+        "{ttfb_ms:,.0f} and {lcp_ms:,.0f} ms".format(**found[name]) for name in DELAYED
+    )
+    return (
+        "In a browser, while 50 other clients load the server, the first byte and the "
+        "largest contentful paint of a page behind a middleware that awaits 200 ms of "
+        f"I/O come after {awaited}; after {blocking} if it blocks the event loop "
+        f"instead, and after {synchronous} with a synchronous middleware in "
+        "`startproject`, in a thread for each request."
+    )
+
+
+def _picture(path: str, words: str) -> str:
+    return (
+        "<picture>\n"
+        f'  <source media="(prefers-color-scheme: dark)" srcset="{path}-dark.svg">\n'
+        f'  <img src="{path}-light.svg" width="560" alt="{words.replace("`", "")}">\n'
+        "</picture>\n"
     )
 
 
@@ -173,12 +207,14 @@ def _all_results(results: Results) -> str:
     parts = [f"{_machine(results)}\n"]
     for django in ("5.2", "6.1"):
         parts.append(f"### Django {django}\n\n{_side_by_side(results, django)}")
-    for heading, rows in (
-        ("A page in a browser", _in_a_browser(results)),
-        ("What was aimed at", _aims(results)),
+    words = _what_awaiting_buys(results)
+    picture = words and f"\n{_picture('page', words)}"
+    for heading, rows, below in (
+        ("A page in a browser", _in_a_browser(results), picture),
+        ("What was aimed at", _aims(results), ""),
     ):
         if len(table := list(rows)) > 1:
-            parts.append(f"### {heading}\n\n{_table(table)}")
+            parts.append(f"### {heading}\n\n{_table(table)}{below}")
     return "\n".join(parts)
 
 
@@ -261,8 +297,12 @@ READMES = {
 
 def documents(results: Results) -> dict[Path, str]:
     """Each file that shows figures, with these."""
+    charts = {"chart": GLANCE}
+    if _what_awaiting_buys(results):
+        charts["page"] = PAGE
     drawn = {
-        HERE / f"chart-{scheme}.svg": draw(results, colors)
+        HERE / f"{name}-{scheme}.svg": draw(results, groups, colors)
+        for name, groups in charts.items()
         for scheme, colors in COLORS.items()
     }
     for path, shown in READMES.items():

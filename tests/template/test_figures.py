@@ -16,11 +16,21 @@ def test_page_in_a_browser_is_shown_only_if_there_was_one() -> None:
         "awaited": {"ttfb_ms": 203.4, "lcp_ms": 260.0},
         "blocking": {"ttfb_ms": 10_012.3, "lcp_ms": 10_080.0},
     }
-    for contenders in ({}, figures):
+    complete = figures | {"synchronous": {"ttfb_ms": 205.6, "lcp_ms": 270.0}}
+    for contenders in ({}, figures, complete):
         results["workloads"]["page"] = {"title": "A page", "contenders": contenders}
-        shown = chart.documents(results)[chart.HERE / "README.md"]
+        documents = chart.documents(results)
+        shown = documents[chart.HERE / "README.md"]
         assert ("10,012 ms" in shown) == ("largest contentful" in shown)
         assert ("10,012 ms" in shown) == bool(contenders)
+        # What compares the cases needs all of them.
+        drawn = documents.get(chart.HERE / "page-dark.svg", "")
+        for text, word in (
+            (drawn, ">10,012<"),
+            (shown, 'src="page-light.svg"'),
+            (documents[chart.HERE.parent / "README.md"], "10,012 and 10,080 ms"),
+        ):
+            assert (word in text) == (contenders is complete)
 
 
 def test_each_decision_has_three_to_six_sentences() -> None:

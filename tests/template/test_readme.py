@@ -217,8 +217,12 @@ def test_links_and_commands_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)(.+?)\)|(?:src|srcset)=\"(.+?)\"", text)
     for link in filter(None, sum(links, ())):
-        path = link.replace("%7B", "{").replace("%7D", "}")
+        path, _, anchor = link.replace("%7B", "{").replace("%7D", "}").partition("#")
         assert (document.parent / path).exists(), link
+        if anchor:
+            heading = rf"^#+ {anchor.replace('-', ' ')}$"
+            linked = (document.parent / path).read_text(encoding="utf-8")
+            assert re.search(heading, linked, re.MULTILINE | re.IGNORECASE), link
     makefile = (TEMPLATE / "Makefile").read_text(encoding="utf-8")
     [targets] = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
     for target in re.findall(r"(?:`|^    )make (\w[\w-]*)", text, re.MULTILINE):
