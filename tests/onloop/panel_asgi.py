@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import inspect
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 from uuid import UUID
@@ -11,11 +13,12 @@ from weakref import WeakSet
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.onloop.settings")
 
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import URLPattern, URLResolver, include, path
+from django.views import View
 from onloop.asgi import get_asgi_application
 from onloop.logging import bind_fields
 
@@ -71,6 +74,22 @@ def synchronous(request: HttpRequest) -> HttpResponse:
     return HttpResponse("synchronous")
 
 
+class Page(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("page")
+
+
+async def tasks(request: HttpRequest) -> HttpResponse:
+    await asyncio.gather(sync_to_async(len)("one"), sync_to_async(len)("two"))
+    return HttpResponse("tasks")
+
+
+async def is_coroutine_function(request: HttpRequest) -> HttpResponse:
+    # Libraries that retry a call ask.
+    found = inspect.iscoroutinefunction(SyncToAsync.__call__)
+    return HttpResponse(str(found))
+
+
 async def error(request: HttpRequest) -> HttpResponse:
     raise ValueError("broken")
 
@@ -97,6 +116,9 @@ async def count_held(request: HttpRequest) -> HttpResponse:
 
 
 settings.DEBUG = os.environ.get("DEBUG") == "1"
+if os.environ.get("TAKEN") and sys.version_info >= (3, 12):
+    sys.monitoring.use_tool_id(3, "one")
+    sys.monitoring.use_tool_id(4, "other")
 settings.ROOT_URLCONF = __name__
 # Without CommonMiddleware, no middleware checks the host.
 settings.MIDDLEWARE = ["django.middleware.security.SecurityMiddleware"]
@@ -111,6 +133,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("endless/", endless),
     path("queries/", queries),
     path("synchronous/", synchronous),
+    path("class/", Page.as_view()),
+    path("tasks/", tasks),
+    path("coroutine-function/", is_coroutine_function),
     path("error/", error),
     path("caught/", caught),
     path("held/", count_held),

@@ -23,10 +23,14 @@ pytestmark = pytest.mark.xdist_group("panel of onloop")
 markers = count()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["", "1"], ids=["free", "taken"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Where sys.monitoring has free ids, and where other tools have taken them."""
     log = tmp_path_factory.mktemp("panel") / "log"
-    with serve(COMMAND, log, ROOT, {**os.environ, "DEBUG": "1"}) as server:
+    environment = {**os.environ, "DEBUG": "1", "TAKEN": request.param}
+    with serve(COMMAND, log, ROOT, environment) as server:
         # Makes Django import the URLconf, and with it the panel.
         server.request("/plain/")
         yield server
@@ -96,6 +100,18 @@ def test_queries_and_the_line_that_made_the_hops(server: Server) -> None:
         assert where.endswith(" in queries")
 
 
+def test_class_is_named_and_not_its_function(server: Server) -> None:
+    assert hops(request(server, "/class/")) == {"tests.onloop.panel_asgi.Page": 1}
+
+
+def test_hops_that_tasks_begin_with(server: Server) -> None:
+    assert request(server, "/tasks/")["hops"] == [[2, "len", "the start of a task"]]
+
+
+def test_methods_of_asgiref_stay_coroutine_functions(server: Server) -> None:
+    assert server.request("/coroutine-function/") == (200, "True")
+
+
 def test_hops_of_a_synchronous_view_and_back(server: Server) -> None:
     assert hops(request(server, "/synchronous/")) == {
         "tests.onloop.panel_asgi.synchronous": 1,
@@ -105,6 +121,7 @@ def test_hops_of_a_synchronous_view_and_back(server: Server) -> None:
 
 MEASURE = """
 import asyncio
+import importlib
 import django
 from django.conf import settings
 from onloop.measure import measure
@@ -118,6 +135,7 @@ for _ in range(2):
         print(hop.what, hop.where)
     from onloop.panel.recorder import latest
     print(sorted(latest[-1].hops.values()))
+    importlib.reload(importlib.import_module("onloop.panel.urls"))
 """
 
 

@@ -282,7 +282,8 @@ def test_mistakes_are_reported_when_they_are_saved(
     added = "\nfrom django.core.exceptions import ImproperlyConfigured as Refused"
     added += '\nraise Refused("LEVEL is refused")\n'
     (tmp_path / "live_settings.py").write_text(SETTINGS + added)
-    live.wait_for(lambda: logged(live, "\nLEVEL is refused\n"))
+    waits = "Nothing is served until a file changes."
+    live.wait_for(lambda: logged(live, f"\nLEVEL is refused\n{waits}\n"))
     assert not logged(live, "Traceback")
     (tmp_path / "live_urls.py").write_text("x = (")
     urls = 'ROOT_URLCONF = "live_urls"\n'

@@ -14,8 +14,6 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 RUNNERS = {"asyncio", "concurrent", "threading"}
 PACKAGES, CURRENT = f"{os.sep}site-packages{os.sep}", f"{os.getcwd()}{os.sep}"
 CALLS = [unwrap(cls.__call__).__code__ for cls in (SyncToAsync, AsyncToSync)]
-# A tool id that sys.monitoring reserves for nobody.
-MONITORING_ID = 4
 
 
 def what_is_called(wrapper: Any) -> str:
@@ -25,6 +23,8 @@ def what_is_called(wrapper: Any) -> str:
     if "__qualname__" not in vars(wrapper):
         *_, called = layers(wrapper)
         named = called if hasattr(called, "__qualname__") else type(called)
+    # All views of View.as_view() have one name.
+    named = getattr(named, "view_class", named)
     what = f"{named.__module__}.{named.__qualname__}".removeprefix("builtins.")
     return f"async_to_sync({what})" if isinstance(wrapper, AsyncToSync) else what
 
@@ -58,30 +58,37 @@ def watch(on_hop: Callable[[str, str], None]) -> None:
 
     def tell(*_: object) -> None:
         frame: Any = sys._getframe(1)
-        on_hop(what_is_called(frame.f_locals["self"]), find_line(frame.f_back))
+        where = find_line(frame.f_back) or "the start of a task"
+        on_hop(what_is_called(frame.f_locals["self"]), where)
 
-    if sys.version_info < (3, 12):
-        # It has no sys.monitoring.
+    # Not on Python 3.11; and other tools may have taken the ids reserved for nobody.
+    monitoring: Any = getattr(sys, "monitoring", None)
+    free = [tool for tool in (4, 3) if monitoring and not monitoring.get_tool(tool)]
+    if not free:
         for cls in (SyncToAsync, AsyncToSync):
-            cls.__call__ = preceded(cls, tell)  # type: ignore[method-assign]
+            is_async = cls is SyncToAsync
+            cls.__call__ = preceded(cls.__call__, tell, is_async)  # type: ignore[method-assign]
         return
-    monitoring, event = sys.monitoring, sys.monitoring.events.PY_START
-    monitoring.use_tool_id(MONITORING_ID, "onloop")
-    monitoring.register_callback(MONITORING_ID, event, tell)
+    monitoring.use_tool_id(free[0], "onloop")
+    monitoring.register_callback(free[0], monitoring.events.PY_START, tell)
     for code in CALLS:
-        monitoring.set_local_events(MONITORING_ID, code, event)
+        monitoring.set_local_events(free[0], code, monitoring.events.PY_START)
 
 
-def preceded(cls: Any, before: Callable[[Any], None]) -> Callable[..., Any]:
-    """The ``__call__`` of a class, with ``before(instance)`` called first."""
-    call = cls.__call__
+def preceded(call: Any, before: Callable[[Any], None], is_async: bool) -> Any:
+    """A ``__call__`` with ``before(self)`` called first."""
 
     @wraps(call)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def async_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before(self)
+        return await call(self, *args, **kwargs)
+
+    @wraps(call)
+    def sync_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         before(self)
         return call(self, *args, **kwargs)
 
-    return __call__
+    return async_call if is_async else sync_call
 
 
 def find_line(frame: FrameType | None) -> str:
@@ -92,7 +99,8 @@ def find_line(frame: FrameType | None) -> str:
         package = module.partition(".")[0]
         if package in RUNNERS:
             break
-        if package not in {"django", "onloop"}:
+        # New Relic wraps the methods of asgiref.
+        if package not in {"django", "onloop", "newrelic"}:
             return line_of(frame)
         line = line or line_of(frame)
         if package == "onloop" or module.startswith("django.core.handlers."):

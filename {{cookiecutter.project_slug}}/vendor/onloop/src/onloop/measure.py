@@ -142,9 +142,12 @@ def count_thread_hops(chain: Sequence[ChainEntry] = ()) -> Iterator[list[ThreadH
     def count(call: Any) -> None:
         hops.append(describe(call, chain))
 
+    # At the time of the call, when the line that makes it is known.
+    to_thread = preceded(SyncToAsync.__call__, count, is_async=False)
+    to_loop = preceded(AsyncToSync.__call__, count, is_async=False)
     with (
-        patch.object(SyncToAsync, "__call__", preceded(SyncToAsync, count)),
-        patch.object(AsyncToSync, "__call__", preceded(AsyncToSync, count)),
+        patch.object(SyncToAsync, "__call__", to_thread),
+        patch.object(AsyncToSync, "__call__", to_loop),
     ):
         yield hops
 

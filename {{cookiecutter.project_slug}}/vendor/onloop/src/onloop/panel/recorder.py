@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -117,6 +118,7 @@ def count_hop(what: str, where: str) -> None:
         trace.hops[what, where] = trace.hops.get((what, where), 0) + 1
 
 
+@cache
 def start() -> None:
     """Trace each request that onloop's handler serves from now on."""
     outcome.start_trace = Trace

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import parent_process
 from typing import Any
 
 import django
@@ -98,7 +99,8 @@ def checked_application() -> Any:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(command.check, display_num_errors=True).result()
     except (ImproperlyConfigured, SystemCheckError) as error:
-        sys.exit(f"{error}")
+        waits = "\nNothing is served until a file changes." if parent_process() else ""
+        sys.exit(f"{error}{waits}")
     command.stdout.write(summary(application))
     return application
 
