@@ -187,36 +187,6 @@ def test_no_screen_spoils_what_cruft_compares(
     shutil.rmtree(output)
 
 
-@pytest.mark.parametrize(
-    ("project_name", "slug"),
-    [
-        ("My Shop", "my-shop"),
-        ("\u00dcber 9", "uber-9"),
-        ("3D Printing", "d-printing"),
-        ("\U0001f680", "my-async-service"),
-    ],
-)
-def test_slug_is_derived_from_the_name(
-    tmp_path: Path, clean_environment: CleanEnvironment, project_name: str, slug: str
-) -> None:
-    status, lines = cookiecutter(
-        tmp_path, clean_environment, f"project_name={project_name}"
-    )
-    assert status == 0, lines
-    assert (tmp_path / slug / "manage.py").exists()
-
-
-@pytest.mark.parametrize("length", range(20, 90, 7))
-def test_header_of_any_length_keeps_the_settings_formatted(
-    bake: Bake, length: int
-) -> None:
-    service = bake(response_header="X-Long: " + "x" * length)
-    settings = str(service.path / "config" / "settings.py")
-    subprocess.run(
-        [sys.executable, "-m", "ruff", "format", "--check", settings], check=True
-    )
-
-
 def test_existing_folder_is_left_alone(
     tmp_path: Path, clean_environment: CleanEnvironment
 ) -> None:

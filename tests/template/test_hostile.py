@@ -292,6 +292,29 @@ def test_slug_of_any_name_is_one(name: str) -> None:
             assert line.startswith("project_name") or line.endswith("choose another.")
 
 
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("My Shop", "my-shop"),
+        ("\u00dcber 9", "uber-9"),
+        ("3D Printing", "d-printing"),
+        ("\U0001f680", "my-async-service"),
+    ],
+)
+def test_slug_is_derived_from_the_name(name: str, slug: str) -> None:
+    result = generate(project_name=typed(name))
+    assert isinstance(result, dict), result
+    check_slug(result, slug)
+
+
+def test_header_of_any_length_keeps_the_settings_formatted(tmp_path: Path) -> None:
+    headers = ["X-Long: " + "x" * length for length in range(20, 90, 7)]
+    rendered = [generate(response_header=typed(header)) for header in headers]
+    accepted = [result for result in rendered if isinstance(result, dict)]
+    assert len(accepted) == len(headers)
+    check_lint(accepted, tmp_path)
+
+
 @pytest.mark.parametrize("prompt", [p for p, v in CONTEXT.items() if type(v) is list])
 @given(text=TEXT)
 @settings(thorough, max_examples=5)

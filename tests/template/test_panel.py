@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.template.browser import Complaints, accessibility_problems
 from tests.template.conftest import Bake
@@ -48,13 +48,19 @@ def server(ready: Bake, executable: str) -> Iterator[Server]:
         yield server
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def window(chromium: Browser, server: Server) -> AsyncIterator[BrowserContext]:
+    origin = f"http://127.0.0.1:{server.port}"
+    async with await chromium.new_context(base_url=origin) as context:
+        yield context
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(chromium: Browser, server: Server) -> AsyncIterator[Page]:
-    context = await chromium.new_context(base_url=f"http://127.0.0.1:{server.port}")
-    page = await context.new_page()
+async def page(window: BrowserContext) -> AsyncIterator[Page]:
+    page = await window.new_page()
     complaints = Complaints(page)
     yield page
-    await context.close()
+    await page.close()
     assert complaints == []
 
 
