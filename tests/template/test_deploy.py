@@ -42,8 +42,8 @@ def service(request: pytest.FixtureRequest, bake: Bake) -> Service:
 
 
 @pytest.fixture(scope="module")
-def installed(service: Service, install: Bake) -> Service:
-    return install(**service.answers)
+def installed(service: Service, ready: Bake) -> Service:
+    return ready(**service.answers)
 
 
 # Each is listed twice, as strict and as not strict.

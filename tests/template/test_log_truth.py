@@ -30,8 +30,13 @@ pytestmark = pytest.mark.xdist_group("log")
 
 @pytest.fixture(scope="module", params=choices("django_version"))
 def service(request: pytest.FixtureRequest, ready: Bake) -> Service:
-    service = ready(django_version=request.param, admin="false", log_format="json")
-    return service
+    return ready(django_version=request.param, admin="false", log_format="json")
+
+
+# Where nothing depends on Django's version.
+newest = pytest.mark.parametrize(
+    "service", choices("django_version")[-1:], indirect=True
+)
 
 
 @pytest.fixture
@@ -118,6 +123,7 @@ def test_server_that_is_interrupted_has_written_every_line(service: Service) -> 
     assert "Finished server process" in server.lines("json")[-1]["message"]
 
 
+@newest
 def test_each_of_several_workers_writes_whole_lines(service: Service) -> None:
     more = "--workers 2 --log-config config/logging.json"
     with service.serve(f"{COMMAND} {more}", **PRODUCTION) as server:
@@ -130,6 +136,7 @@ def test_each_of_several_workers_writes_whole_lines(service: Service) -> None:
     assert ended.count("Application shutdown complete.") == 2
 
 
+@newest
 def test_reload_in_development_loses_no_line(service: Service) -> None:
     environment = PRODUCTION | {"DEBUG": "true"}
     with service.serve("uv run manage.py runserver 8000", **environment) as server:
@@ -150,6 +157,7 @@ def test_reload_in_development_loses_no_line(service: Service) -> None:
     assert answered <= timing_lines(server) <= answered + 1
 
 
+@newest
 def test_stalled_reader_blocks_no_request(service: Service) -> None:
     port = free_port()
     process = subprocess.Popen(

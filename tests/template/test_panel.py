@@ -14,7 +14,8 @@ from tests.template.service import Server
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.xdist_group("panel"),
+    # On the worker of test_admin.py, which has the browser.
+    pytest.mark.xdist_group("admin"),
 ]
 
 # On a phone and a tablet, and on two screens that are wide enough for the table.
