@@ -149,6 +149,8 @@ def work_on(service: Path, shell: Shell, repository: Path) -> None:
     for name in ("asgi.py", "obsolete.py", "../../picture.png", "../../README.md"):
         path = service / "vendor" / "onloop" / "src" / "onloop" / name
         path.write_bytes(path.read_bytes() + b"Mine.\n")
+    (service / "vendor" / "onloop" / "mine.py").write_text("")
+    (service / "vendor" / "onloop" / "LICENSE").unlink()
     (service / "uv.lock").write_text("version = 1\n")
     for name, text in UNTRACKED.items():
         (service / name).parent.mkdir(exist_ok=True)
@@ -185,7 +187,7 @@ def updated(created: Path, shell: Shell) -> Path:
     """The same, brought to the newest state."""
     service = created.parent / "updated"
     shutil.copytree(created, service)
-    shell("\n".join(readme_update(service)[-2:]), service)
+    shell("\n".join(readme_update(service)[-3:]), service)
     shell("\n".join([*readme_review(service), "git commit -qm Update"]), service)
     return service
 
@@ -225,7 +227,7 @@ def test_new_files_and_rejected_lines_of_an_update_are_listed_and_committed(
     # Without the generated state in its history, git cannot merge, and cruft rejects.
     shutil.rmtree(service / ".git")
     shell("git init -q; git add -A; git commit -qm Mine", service)
-    assert "Good work!" in shell("\n".join(readme_update(service)[-2:]), service)
+    assert "Good work!" in shell("\n".join(readme_update(service)[-3:]), service)
     listing, *others = readme_review(service)
     rejected = "config/settings.py.rej"
     listed = shell(listing, service).splitlines()
