@@ -205,7 +205,8 @@ def site(request: pytest.FixtureRequest, with_admin: Service) -> Iterator[Site]:
     """Served as documented, in production with the documented environment."""
     is_production = request.param == "production"
     command, *_ = with_admin.readme_commands()
-    command, environment = f"{command} 8000", {"UV_NO_SYNC": "1"}
+    command = f"{command} 8000"
+    environment: dict[str, str] = {}
     server_timing = not is_production
     if is_production:
         environment |= with_admin.readme_environment()

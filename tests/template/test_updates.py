@@ -240,6 +240,21 @@ def test_new_files_and_rejected_lines_of_an_update_are_listed_and_committed(
     assert shell("git ls-files tests/test_mail.py", service)
 
 
+def test_library_stays_if_the_template_cannot_be_fetched(
+    created: Path, tmp_path: Path, shell: Shell
+) -> None:
+    service = tmp_path / "service"
+    shutil.copytree(created, service)
+    state = json.loads((service / ".cruft.json").read_text(encoding="utf-8"))
+    state["commit"] = "0" * 40
+    (service / ".cruft.json").write_text(json.dumps(state, indent=2))
+    before = tree(service)
+    # As in a terminal, where the next line is entered all the same.
+    *_, fetch, replace, _ = readme_update(service)
+    shell(f"set +e\n{fetch}\n{replace}\ntrue", service)
+    assert tree(service) == before
+
+
 def test_update_touches_neither_secrets_nor_data(updated: Path) -> None:
     after = tree(updated)
     for name, text in (UNTRACKED | {"uv.lock": "version = 1\n"}).items():

@@ -20,7 +20,6 @@ WITHOUT_POSIX = {
     "LC_ALL": "C",
     "PYTHONCOERCECLOCALE": "0",
     "PYTHONUTF8": "0",
-    "UV_NO_SYNC": "1",
 }
 
 

@@ -61,7 +61,7 @@ def watch(on_hop: Callable[[str, str], None]) -> None:
         where = find_line(frame.f_back) or "the start of a task"
         on_hop(what_is_called(frame.f_locals["self"]), where)
 
-    # Not on Python 3.11; and other tools may have taken the ids reserved for nobody.
+    # Python 3.11 has none, and other tools may have taken the ids reserved for nobody.
     monitoring: Any = getattr(sys, "monitoring", None)
     free = [tool for tool in (4, 3) if monitoring and not monitoring.get_tool(tool)]
     if not free:

@@ -6,7 +6,7 @@ A thread hop is one call through sync_to_async() or async_to_sync().
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -20,7 +20,7 @@ from django.core.handlers.exception import convert_exception_to_response
 from onloop._chain import inspect_chain
 from onloop._hops import RUNNERS, layers, line_of, preceded, what_is_called
 from onloop.handler import ASGIHandler
-from onloop.health import preload
+from onloop.health import load_routes
 from onloop.inlining import CONVERT_CODE, CONVERTS_EXCEPTIONS, RUN_CODE
 
 # The variable for the middleware in code around it; in its own methods it is "self".
@@ -86,9 +86,11 @@ class MeasuredHandler(ASGIHandler):
 
 async def measure(path: str = "/") -> Measurement:
     """Serve a GET of the path, which may have a query string, and count its hops."""
-    # Not on the loop, because middleware may read files when it is created. The panel,
-    # which is in the URLconf, may wrap what is wrapped here, and has to be first.
-    await asyncio.to_thread(preload)
+    # The panel in the URLconf may wrap the methods that are wrapped below, and has to be
+    # first. What is wrong with a URLconf, Django answers with 500.
+    with suppress(Exception):
+        await asyncio.to_thread(load_routes)
+    # Not on the loop, because middleware may read files when it is created.
     handler = await asyncio.to_thread(MeasuredHandler)
     status: int | None = None
     messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
@@ -142,7 +144,7 @@ def count_thread_hops(chain: Sequence[ChainEntry] = ()) -> Iterator[list[ThreadH
     def count(call: Any) -> None:
         hops.append(describe(call, chain))
 
-    # At the time of the call, when the line that makes it is known.
+    # Called at the time of the call: a coroutine function would not know its line.
     to_thread = preceded(SyncToAsync.__call__, count, is_async=False)
     to_loop = preceded(AsyncToSync.__call__, count, is_async=False)
     with (
