@@ -56,15 +56,15 @@ class Environment:
 
 
 def contenders() -> Iterator[Contender]:
-    server = "uvicorn[standard]"
-    yield Contender("asgi", "raw ASGI", "raw_asgi:app", (server,))
+    server = ("uvicorn", "uvloop", "httptools")
+    yield Contender("asgi", "raw ASGI", "raw_asgi:app", server)
     yield Contender(
         "starlette",
         "Starlette, pure ASGI middleware",
         "starlette_asgi:app",
-        (server, "starlette"),
+        (*server, "starlette"),
     )
-    fastapi = (server, "fastapi", "sqlalchemy[asyncio]", "aiosqlite", "asyncpg")
+    fastapi = (*server, "fastapi", "sqlalchemy[asyncio]", "aiosqlite", "asyncpg")
     yield Contender(
         "fastapi", "FastAPI, documented middleware", "fastapi_http:app", fastapi
     )
@@ -75,7 +75,7 @@ def contenders() -> Iterator[Contender]:
         fastapi,
     )
     for django in ("5.2", "6.1"):
-        stock = (server, f"Django~={django}.0", "psycopg[binary]")
+        stock = (*server, f"Django~={django}.0", "psycopg[binary]")
         yield Contender(
             f"startproject-{django}",
             f"startproject, Django {django}",

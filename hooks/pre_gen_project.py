@@ -13,7 +13,7 @@ ANSWERS = json.loads(r"""{{ cookiecutter|tojson }}""")
 RESERVED_NAMES = {
     *("config", "home", "serving", "tests", "users", "vendor"),
     *("annotated-types", "anyio", "asgiref", "ast-serialize", "async-timeout"),
-    *("blockbuster", "certifi", "click"),
+    *("blockbuster", "certifi", "channels", "click"),
     *("colorama", "dj-database-url", "django", "django-ninja", "django-onloop"),
     *("django-stubs", "django-stubs-ext", "fasteners", "forbiddenfruit", "h11"),
     *("httpcore", "httptools", "httpx"),

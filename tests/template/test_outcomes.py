@@ -114,6 +114,18 @@ def test_answered_request_is_completed(
     assert ("first_byte" in line) is (path == "/file/")
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_upgrade_is_declined_and_the_request_answered(
+    server: Server, protocol: str
+) -> None:
+    headers = {"Connection": "Upgrade", "Upgrade": protocol}
+    handshake = {"Sec_WebSocket_Key": "AQIDBAUGBwgJCgsMDQ4PEC==", "Origin": "http://x"}
+    version = {"Sec_WebSocket_Version": "13"}
+    with ask(server, "/ok/", protocol, **headers, **handshake, **version) as client:
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+    check(server, protocol, 200, "completed")
+
+
 def test_stream_that_ends_is_completed_with_its_last_byte(server: Server) -> None:
     server.get("/stream/?end=success", **{"X-Request-ID": "stream-ends"})
     line = check(server, "stream-ends", 200, "completed")

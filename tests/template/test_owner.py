@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.template.service import TREE, Service, finish
 
@@ -193,6 +194,22 @@ def app_with_a_model(service: Service) -> None:
     service.run("uv run --no-sync manage.py makemigrations")
 
 
+CHANNELS = """\
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.routing import ProtocolTypeRouter
+
+
+class Echo(AsyncWebsocketConsumer):
+    async def receive(self, text_data):
+        await self.send(text_data)
+
+
+application = ProtocolTypeRouter(
+    {"http": application, "lifespan": application, "websocket": Echo.as_asgi()}
+)
+"""
+
+
 def sync_client_first(service: Service) -> None:
     (service.path / "tests" / "test_a_first.py").write_text(SYNC_CLIENT)
 
@@ -243,6 +260,19 @@ def test_login_for_every_page_fails_the_one_test_that_opens_them(
     assert "/admin/login/?next=/" in done.stdout
 
 
+def test_channels_serves_websockets(copied: Service) -> None:
+    with (copied.path / "config" / "asgi.py").open("a", encoding="utf-8") as file:
+        file.write(CHANNELS)
+    # Added to the environment for this command alone, which others share.
+    added = "uv run --no-sync --with channels --with websockets python -W error"
+    with copied.serve(f"{added} manage.py runserver 8000 --noreload") as server:
+        with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(10) == "hello"
+        assert server.get("/hello/you/").status == 200
+        server.wait_for(lambda: "Request took" in server.log.read_text())
+
+
 def test_order_of_the_tests_does_not_matter(copied: Service, tmp_path: Path) -> None:
     (tmp_path / "reversed_order.py").write_text(REVERSED)
     output = copied.run(f"{TEST} -p reversed_order", PYTHONPATH=str(tmp_path))
@@ -265,5 +295,7 @@ def test_development_document_describes_each_change() -> None:
         "LoginRequiredMiddleware",
         "login_not_required",
         "the admin's address",
+        "uv add channels websockets",
+        "ProtocolTypeRouter",
     ):
         assert words in text
