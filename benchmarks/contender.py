@@ -56,7 +56,7 @@ class Environment:
 
 
 def contenders() -> Iterator[Contender]:
-    server = ("uvicorn", "uvloop", "httptools")
+    server = ("uvicorn", "uvloop", "httptools", "websockets")
     yield Contender("asgi", "raw ASGI", "raw_asgi:app", server)
     yield Contender(
         "starlette",

@@ -22,8 +22,9 @@ RESERVED_NAMES = {
     *("prometheus-client", "psutil", "psycopg", "psycopg-binary", "pydantic"),
     *("pydantic-core", "pygments", "pytest", "pytest-asyncio", "pytest-django"),
     *("python-dotenv", "pyyaml", "redis", "ruff"),
-    *("servestatic", "sqlparse", "structlog", "types-pyyaml", "typing-extensions"),
-    *("typing-inspection", "tzdata", "uvicorn", "uvloop", "watchfiles", "websockets"),
+    *("servestatic", "sqlparse", "structlog", "types-pyyaml", "types-channels"),
+    *("typing-extensions", "typing-inspection", "tzdata", "uvicorn", "uvloop"),
+    *("watchfiles", "websockets"),
 }
 # Windows has no folder of such a name, and YAML reads no text in it.
 OTHER_MEANINGS = {

@@ -178,6 +178,17 @@ def test_faulty_dotenv_is_one_sentence(copied: Service, command: str) -> None:
     assert done.stdout == ".env must have NAME=value lines in UTF-8, no BOM.\n"
 
 
+@pytest.mark.xdist_group("installed")
+def test_name_in_dotenv_that_only_compose_reads_is_refused_without_it(
+    copied: Service,
+) -> None:
+    with (copied.path / ".env").open("a", encoding="utf-8") as dotenv:
+        dotenv.write("FORWARDED_ALLOW_IPS=10.0.0.0/8\n")
+    done = finish(CHECK.split(), copied.path, copied.environment)
+    refused = "FORWARDED_ALLOW_IPS in .env is refused: no setting has this name.\n"
+    assert (done.returncode, done.stdout) == (1, refused)
+
+
 class Weather(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)

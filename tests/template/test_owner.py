@@ -194,18 +194,21 @@ def app_with_a_model(service: Service) -> None:
     service.run("uv run --no-sync manage.py makemigrations")
 
 
-CHANNELS = """\
+CHANNELS = """
+
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import ProtocolTypeRouter
 
 
 class Echo(AsyncWebsocketConsumer):
-    async def receive(self, text_data):
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
         await self.send(text_data)
 
 
 application = ProtocolTypeRouter(
-    {"http": application, "lifespan": application, "websocket": Echo.as_asgi()}
+    {"http": django, "lifespan": django, "websocket": Echo.as_asgi()}
 )
 """
 
@@ -261,16 +264,22 @@ def test_login_for_every_page_fails_the_one_test_that_opens_them(
 
 
 def test_channels_serves_websockets(copied: Service) -> None:
+    named = "    application = get_asgi_application()\n"
+    copied.replace("config/asgi.py", named, "    django = get_asgi_application()\n")
     with (copied.path / "config" / "asgi.py").open("a", encoding="utf-8") as file:
         file.write(CHANNELS)
-    # Added to the environment for this command alone, which others share.
-    added = "uv run --no-sync --with channels --with websockets python -W error"
-    with copied.serve(f"{added} manage.py runserver 8000 --noreload") as server:
+    # Added to the environment for these commands alone, which others share.
+    added = "uv run --no-sync --with channels --with types-channels python"
+    copied.run(f"{added} -m mypy config")
+    run = f"{added} -W error manage.py runserver 8000 --noreload"
+    with copied.serve(run) as server:
         with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
             websocket.send("hello")
             assert websocket.recv(10) == "hello"
         assert server.get("/hello/you/").status == 200
         server.wait_for(lambda: "Request took" in server.log.read_text())
+    # Channels refuses the protocols that it is not given.
+    assert "lifespan" not in server.log.read_text()
 
 
 def test_order_of_the_tests_does_not_matter(copied: Service, tmp_path: Path) -> None:
@@ -295,7 +304,7 @@ def test_development_document_describes_each_change() -> None:
         "LoginRequiredMiddleware",
         "login_not_required",
         "the admin's address",
-        "uv add channels websockets",
+        "uv add channels",
         "ProtocolTypeRouter",
     ):
         assert words in text

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 
 from serving.header import parse_header
 
@@ -84,9 +82,9 @@ class Environment:
         except ValueError as error:
             raise refused(name, shown, str(error)) from None
 
-    def refuse_unknown(self, also: Iterable[str] = ()) -> None:
+    def refuse_unknown(self) -> None:
         """Refuse a name in .env that no setting uses: it is probably a typo."""
-        known = self.known.union(also)
+        known = self.known
         for name in [n for n, v in self.dotenv.items() if v is None or n not in known]:
             shown = name if name.isupper() else "A name"  # it may be a secret
             near = get_close_matches(name.upper(), known, 1)
@@ -95,8 +93,13 @@ class Environment:
 
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
+    if not path.exists():
+        return {}  # in production, which then need not import the parser
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError):
         text = "\0"
     if {"\0", "\ufeff"} & {*text} or any(b.error for b in parse_stream(StringIO(text))):

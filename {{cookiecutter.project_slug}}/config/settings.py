@@ -78,8 +78,14 @@ REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
 PORT = r"\d{1,4}|[1-5]\d{4}|6([0-4]\d{3}|5([0-4]\d\d|5([0-2]\d|3[0-5])))"
 METRICS_PORT = int(env.matching("METRICS_PORT", PORT, "use a port, 0 for no metrics"))
 # % endif
-# After the last setting from the environment. compose.yaml reads these two from .env.
-env.refuse_unknown(also=["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
+# % if cookiecutter.deploy != "none"
+env.known.add("FORWARDED_ALLOW_IPS")  # for compose.yaml
+# % if cookiecutter.database == "postgresql"
+env.known.add("POSTGRES_PASSWORD")  # for compose.yaml
+# % endif
+# % endif
+# After the last setting from the environment.
+env.refuse_unknown()
 
 INSTALLED_APPS = [
     # First, so that its runserver takes precedence.

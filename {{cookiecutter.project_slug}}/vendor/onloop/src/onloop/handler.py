@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from functools import cache, partial
 from inspect import unwrap
@@ -40,6 +40,7 @@ from onloop.outcome import (
     Delivery,
     DisconnectWatcher,
     LateBody,
+    LostBody,
     Refusal,
     RequestEnd,
     Send,
@@ -176,6 +177,9 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
                 read = self.read_body_in_time
             try:
                 body = await read(receive)
+                if type(body) is BytesIO and is_body_lost(scope["headers"]):
+                    lost = "The server lost the body of a request with Upgrade"
+                    self.refuse(delivery, LostBody(lost))
             except TimeoutError:
                 body = BytesIO()
                 self.refuse(delivery, self.late_body(scope))
@@ -387,6 +391,18 @@ def start_message(response: Any) -> dict[str, Any]:
         headers.append((b"Set-Cookie", cookie.OutputString().encode("ascii")))
     status = response.status_code
     return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def is_body_lost(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request that turned out to be empty announced a body.
+
+    httptools ends a request that asks for an upgrade at its headers, even if uvicorn
+    declines the upgrade.
+    """
+    found = dict(headers)
+    return b"upgrade" in found and (
+        found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found
+    )
 
 
 async def receive_disconnect(receive: Receive) -> Mapping[str, Any]:

@@ -62,6 +62,12 @@ class LateBody(Refusal):
     status = 504
 
 
+class LostBody(Refusal):
+    status = 400
+    # A server that lost the body may take it for the next request.
+    headers: Mapping[str, str] = {"Connection": "close"}
+
+
 class Delivery:
     """What the handler knows about a request, and the observers of its end."""
 
