@@ -218,7 +218,7 @@ def test_file_fits(file: str, limit: int) -> None:
 
 
 def test_library_is_small() -> None:
-    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 3365
+    assert sum(code_lines(path) for path in sources(LIBRARY)) <= 3370
 
 
 def code_lines(path: Path) -> int:

@@ -1,13 +1,25 @@
+from typing import Any
+
 from django.apps import AppConfig
-from django.core.checks import register
+from django.core.checks import CheckMessage, register
 
 
 class OnloopConfig(AppConfig):
     name = "onloop"
 
     def ready(self) -> None:
-        from onloop import checks
+        register(check, "onloop")
+        register(check_deployment, "onloop", deploy=True)
 
-        register(checks.check_middlewares, "onloop")
-        register(checks.check_observers_are_outermost, "onloop")
-        register(checks.check_static_files_are_collected, "onloop", deploy=True)
+
+def check(**kwargs: Any) -> list[CheckMessage]:
+    # Imported here, because a server runs no checks.
+    from onloop import checks
+
+    return checks.check_middlewares() + checks.check_observers_are_outermost()
+
+
+def check_deployment(**kwargs: Any) -> list[CheckMessage]:
+    from onloop import checks
+
+    return checks.check_static_files_are_collected()

@@ -6,7 +6,6 @@ onloop's README says what each id means.
 from collections.abc import Iterator
 from inspect import iscoroutinefunction
 from types import CodeType, FunctionType
-from typing import Any
 
 from asgiref.sync import markcoroutinefunction
 from django.conf import settings
@@ -121,7 +120,7 @@ def check_hooks_in_threads(info: MiddlewareInfo) -> Iterator[CheckMessage]:
         )
 
 
-def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
+def check_observers_are_outermost() -> list[CheckMessage]:
     chain = inspect_chain()
     return [
         Warning(
@@ -136,7 +135,7 @@ def check_observers_are_outermost(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def check_static_files_are_collected(**kwargs: Any) -> list[CheckMessage]:
+def check_static_files_are_collected() -> list[CheckMessage]:
     # Imported here, because a server does not need it.
     from django.contrib.staticfiles import storage
 
@@ -160,7 +159,7 @@ CHECKS = (
 )
 
 
-def check_middlewares(**kwargs: Any) -> list[CheckMessage]:
+def check_middlewares() -> list[CheckMessage]:
     return [
         message
         for info in inspect_chain()
