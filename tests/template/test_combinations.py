@@ -365,6 +365,7 @@ def test_served_by_the_documented_command(
         metrics = replace(server, port=int(production["METRICS_PORT"]))
         has_metrics = service.answers["metrics"] == "prometheus"
         if has_metrics:
+            metrics.wait_for(metrics.listens)
             assert "\nrequest_threads_limit 40.0\n" in metrics.get("/metrics").body
         requests = served(service, server)
         if has_metrics:

@@ -1,11 +1,14 @@
 """Metrics of a live service with two workers, read by Prometheus's own parsers."""
 
+import fcntl
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -22,7 +25,14 @@ from prometheus_client.samples import Sample
 
 from tests.template.conftest import Bake
 from tests.template.prompts import combination, slot
-from tests.template.service import TREE, Server, Service, free_port, succeed
+from tests.template.service import (
+    TREE,
+    Server,
+    Service,
+    finish,
+    free_port,
+    succeed,
+)
 
 # A service that test_combinations.py installs too.
 ANSWERS = combination(metrics="prometheus", database="sqlite")
@@ -44,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PORT = free_port()
 COMMAND = "uv run --no-sync uvicorn config.asgi:application --port 8000"
+WORKERS = f"{COMMAND} --workers 2 --log-config config/logging.json"
 PRODUCTION = {
     "SECRET_KEY": "abcdefghij" * 5,
     "ALLOWED_HOSTS": "127.0.0.1",
@@ -55,12 +66,31 @@ PRODUCTION = {
 
 @pytest.fixture(scope="module")
 def server(service: Service, folder: Path) -> Iterator[Server]:
-    workers = "--workers 2 --log-config config/logging.json"
     environment = PRODUCTION | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    with service.serve(f"{COMMAND} {workers}", **environment) as server:
+    with service.serve(WORKERS, **environment) as server:
+        server.wait_for(replace(server, port=PORT).listens)
         # A worker's metrics begin with its first request.
         server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
         yield server
+
+
+@pytest.fixture
+def impatient(service: Service, tmp_path: Path) -> Service:
+    """Logs at once that its port is in use."""
+    copy = service.copy_in_environment(tmp_path / "service")
+    copy.replace("serving/metrics.py", "PATIENCE = 40\n", "PATIENCE = 1\n")
+    return copy
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    [uvicorn] = psutil.Process(server.process.pid).children()
+    children = uvicorn.children()
+    return [child for child in children if "spawn_main" in str(child.cmdline())]
+
+
+def listens(worker: psutil.Process) -> bool:
+    connections = worker.net_connections("tcp")
+    return any(c.laddr.port == PORT and c.status == "LISTEN" for c in connections)
 
 
 def ask(server: Server) -> bool:
@@ -91,7 +121,7 @@ def hellos() -> float:
     return value("http_server_requests_total", http_route="/hello/<str:name>/")
 
 
-def test_each_worker_answers_for_all(server: Server) -> None:
+def test_one_worker_answers_for_all(server: Server, folder: Path) -> None:
     before = hellos()
     for _ in range(20):
         ask(server)
@@ -99,7 +129,10 @@ def test_each_worker_answers_for_all(server: Server) -> None:
     assert {hellos() for _ in range(20)} == {before + 20}
     duration = "http_server_request_duration_seconds_count"
     assert value(duration, http_route="/hello/<str:name>/") == before + 20
-    assert "No metrics" not in server.log.read_text()
+    assert [listens(worker) for worker in workers(server)].count(True) == 1
+    # The other one waits for the lock, and not for the port.
+    with (folder / f"{PORT}.lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_clients_cannot_create_series(server: Server) -> None:
@@ -122,38 +155,65 @@ def test_service_itself_has_no_metrics(server: Server) -> None:
         assert server.get("/metrics", **headers).status == 404
 
 
-def test_worker_that_died_is_in_the_counters_alone(
+def test_worker_that_died_is_in_the_counters_alone_and_another_one_answers(
     server: Server, folder: Path
 ) -> None:
-    def workers() -> list[psutil.Process]:
-        [uvicorn] = psutil.Process(server.process.pid).children()
-        children = uvicorn.children()
-        return [child for child in children if "spawn_main" in str(child.cmdline())]
-
     def live() -> set[int]:
         scrape()
         return {int(path.stem.split("_")[-1]) for path in folder.glob("gauge_live*")}
 
-    before, [victim, _] = hellos(), workers()
+    before, [other, victim] = hellos(), sorted(workers(server), key=listens)
     victim.kill()
     # Until then it may accept connections, which it resets.
     victim.wait(30)
+    server.wait_for(lambda: listens(other))
     server.wait_for(lambda: victim.pid not in live())
     assert hellos() == before
     server.wait_for(lambda: len(live()) == 2)
-    assert live() == {worker.pid for worker in workers()}
-    server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
+    assert live() == {worker.pid for worker in workers(server)}
+    server.wait_for(lambda: value("request_threads_limit") == 80)
 
 
-def test_port_in_use_is_an_error_in_the_log_of_a_service_that_serves(
-    server: Server, service: Service
+def test_port_in_use_is_one_error_and_metrics_are_served_once_it_is_free(
+    impatient: Service, tmp_path: Path
 ) -> None:
-    with service.serve(COMMAND, **PRODUCTION) as second:
-        assert ask(second)
-        second.wait_for(lambda: "No metrics on port" in second.log.read_text())
-    [line] = [x for x in second.lines("json") if x["logger"] == "serving.metrics"]
+    # As another process of the same user, which would let these share its port.
+    before = socket.create_server(("", 0), reuse_port=True)
+    port = before.getsockname()[1]
+    environment = PRODUCTION | {
+        "METRICS_PORT": str(port),
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "workers"),
+    }
+    with before, impatient.serve(WORKERS, **environment) as server:
+        assert ask(server)
+        server.wait_for(lambda: "No metrics on port" in server.log.read_text())
+        before.close()
+        server.wait_for(replace(server, port=port).listens)
+    [line] = [x for x in server.lines("json") if x["logger"] == "serving.metrics"]
     assert line["level"] == "error"
     assert "PROMETHEUS_MULTIPROC_DIR" in line["message"]
+
+
+def test_command_beside_a_server_says_nothing_of_its_port(
+    server: Server, service: Service
+) -> None:
+    output = service.run("uv run --no-sync manage.py middleware", **PRODUCTION)
+    assert "GET / -> 200" in output
+    assert "No metrics" not in output
+
+
+def test_folder_that_cannot_be_made_is_refused_in_one_sentence(
+    service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    environment = PRODUCTION | {"PROMETHEUS_MULTIPROC_DIR": str(file)}
+    done = finish(COMMAND.split(), service.path, service.environment | environment)
+    assert done.returncode == 1
+    [line] = done.stdout.splitlines()
+    assert line.startswith(
+        f"PROMETHEUS_MULTIPROC_DIR='{file}' is refused: use a folder"
+    )
 
 
 # What Prometheus and Grafana read.

@@ -8,7 +8,9 @@ from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from contextvars import Context
 from functools import cache
+from importlib import import_module
 from ipaddress import ip_address
+from itertools import count
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Thread
@@ -32,6 +34,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from config.environment import refused
 from serving.health import PROBES, GetResponse
 from serving.middleware import TimingMiddleware
 
@@ -40,9 +43,19 @@ logger = logging.getLogger("serving.metrics")
 disable_created_metrics()  # type: ignore[no-untyped-call]
 # The folder that several workers share; prometheus_client reads the variable too.
 if shared := os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""):
-    Path(shared).mkdir(parents=True, exist_ok=True)
+    try:
+        fcntl: Any = import_module("fcntl")  # Windows has none
+        Path(shared).mkdir(parents=True, exist_ok=True)
+        # Each worker opens it; the one that locks it serves the metrics of all.
+        LOCK = os.open(f"{shared}/{settings.METRICS_PORT}.lock", os.O_CREAT | os.O_RDWR)
+    except (ImportError, OSError) as error:
+        hint = f"use a folder that can be written ({error})"
+        raise refused("PROMETHEUS_MULTIPROC_DIR", shared, hint) from None
 
 INTERVAL = 0.25  # seconds between samples of what is not measured by request
+# Attempts to bind METRICS_PORT, one in each interval, before an error is logged: the
+# process that this one replaces has 8 seconds to stop.
+PATIENCE = 40
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"}
 # Names and buckets are OpenTelemetry's.
 LABELS = ("http_request_method", "http_route", "http_response_status_code")
@@ -148,7 +161,7 @@ class AllWorkers(MultiProcessCollector):
             try:
                 os.kill(pid, 0)
             except OSError:
-                # Another worker may have been faster.
+                # Another scrape may have been faster.
                 with suppress(FileNotFoundError):
                     mark_process_dead(pid)  # type: ignore[no-untyped-call]
         metrics: Iterable[Metric] = super().collect()  # type: ignore[no-untyped-call]
@@ -156,9 +169,9 @@ class AllWorkers(MultiProcessCollector):
 
 
 class MetricsServer(ThreadingTCPServer):
-    allow_reuse_address = daemon_threads = True
-    # Each worker listens, and answers for all of them.
-    allow_reuse_port = bool(shared)
+    daemon_threads = True
+    # On Windows it would share the port with whoever listens there.
+    allow_reuse_address = os.name == "posix"
 
     def verify_request(self, request: object, client_address: Any) -> bool:
         """Refuse public addresses, in case the port is open to the world."""
@@ -168,16 +181,28 @@ class MetricsServer(ThreadingTCPServer):
 @cache
 def serve() -> None:
     """Serve in a thread, once in each process; METRICS_PORT=0 serves nothing."""
+    if settings.METRICS_PORT:
+        Thread(target=listen, name="metrics", daemon=True).start()
+
+
+def listen() -> None:
     port = settings.METRICS_PORT
     registry = REGISTRY
     if shared:
         registry = CollectorRegistry()
         registry.register(AllWorkers(None))  # type: ignore[no-untyped-call]
-    if port:
+        # Waits until the worker that has the lock ends.
+        fcntl.flock(LOCK, fcntl.LOCK_EX)
+    for attempt in count(1):
+        # First, because commands that load the middleware end soon.
+        time.sleep(INTERVAL)
         try:
             server = MetricsServer(("", port), MetricsHandler.factory(registry))
         except OSError as error:
-            hint = "set another METRICS_PORT; workers need PROMETHEUS_MULTIPROC_DIR"
-            logger.error("No metrics on port %d: %s (%s)", port, error.strerror, hint)
+            if attempt == PATIENCE:
+                hint = "set another METRICS_PORT; workers need PROMETHEUS_MULTIPROC_DIR"
+                logger.error(
+                    "No metrics on port %d: %s (%s)", port, error.strerror, hint
+                )
         else:
-            Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+            return server.serve_forever()

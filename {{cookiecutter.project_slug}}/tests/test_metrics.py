@@ -1,9 +1,12 @@
 import asyncio
+import socket
 from contextlib import suppress
+from itertools import count
 
 import pytest
 from django.test import AsyncClient
 from prometheus_client import Counter, Gauge, Histogram, MetricsHandler
+from pytest_django import Settings
 
 from serving import metrics
 
@@ -56,6 +59,32 @@ def test_client_with_a_public_address_gets_no_metrics(
 ) -> None:
     with metrics.MetricsServer(("127.0.0.1", 0), MetricsHandler) as server:
         assert server.verify_request(None, (address, 40000)) is answered
+
+
+def test_port_in_use_is_tried_until_it_is_free_and_logged_once(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attempts, served = count(), []
+
+    class Server(metrics.MetricsServer):
+        def server_bind(self) -> None:
+            if next(attempts) == 2 * metrics.PATIENCE:
+                taken.close()
+            super().server_bind()
+
+        def serve_forever(self, poll_interval: float = 0.5) -> None:
+            served.append(self.server_address[1])
+            self.server_close()
+
+    monkeypatch.setattr(metrics, "MetricsServer", Server)
+    monkeypatch.setattr(metrics, "INTERVAL", 0)
+    with socket.create_server(("", 0)) as taken:
+        settings.METRICS_PORT = port = taken.getsockname()[1]
+        metrics.listen()
+    assert served == [port]
+    assert caplog.text.count("No metrics on port") == 1
 
 
 async def test_probe_is_not_counted(async_client: AsyncClient) -> None:
