@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import socket
@@ -69,8 +70,9 @@ def server(service: Service, folder: Path) -> Iterator[Server]:
     environment = PRODUCTION | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     with service.serve(WORKERS, **environment) as server:
         server.wait_for(replace(server, port=PORT).listens)
-        # A worker's metrics begin with its first request.
-        server.wait_for(lambda: ask(server) and value("request_threads_limit") == 80)
+        server.wait_for(lambda: value("request_threads_limit") == 80)
+        # Workers do not wait for a request.
+        server.wait_for(lambda: value("event_loop_lag_seconds_count") > 0)
         yield server
 
 
@@ -274,10 +276,17 @@ def test_operations_document_says_where_to_look_after_each_alert() -> None:
     assert re.findall(r"^\| `([A-Z]\w+)` \| ", text, re.MULTILINE) == names
 
 
-def test_promtool_finds_no_fault(server: Server, tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not here: apt-get install prometheus")
+@pytest.fixture
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if not found:
+        required = os.environ.get("PROMTOOL") == "required"
+        missing = "no promtool is on the PATH (apt-get install prometheus)"
+        (pytest.fail if required else pytest.skip)(missing)
+    return found
+
+
+def test_promtool_finds_no_fault(server: Server, tmp_path: Path, promtool: str) -> None:
     done = subprocess.run(
         [promtool, "check", "metrics"],
         input=scrape(),
@@ -294,3 +303,38 @@ def test_promtool_finds_no_fault(server: Server, tmp_path: Path) -> None:
     panels.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": rules}]}))
     for path in (panels, DEPLOY / "alerts.yaml"):
         succeed([promtool, "check", "rules", path], tmp_path)
+
+
+def lags(labels: str, quick: str, every: str) -> dict[str, str]:
+    """How many samples an instance has each minute, in Prometheus's notation."""
+    name = "event_loop_lag_seconds"
+    buckets = {"0.1": quick, "5.0": every, "+Inf": every}
+    series = {f'{name}_bucket{{{labels}, le="{le}"}}': buckets[le] for le in buckets}
+    return {**series, f"{name}_count{{{labels}}}": every}
+
+
+def test_event_loop_that_is_blocked_is_an_alert(tmp_path: Path, promtool: str) -> None:
+    series = {
+        **lags('job="healthy"', "0+239x30", "0+240x30"),
+        **lags('job="never asked"', "0x30", "0x30"),
+        **lags('job="one of many", instance="blocked"', "0+230x30", "0+240x30"),
+        **lags('job="one of many", instance="others"', "0+9000x30", "0+9000x30"),
+        **lags('job="stopped"', "0+240x9 2160x20", "0+240x9 2160x20"),
+    }
+    alert = 'alertname="EventLoopBlocked", alertstate="firing"'
+    fired = [f'ALERTS{{{alert}, job="{job}"}}' for job in ("one of many", "stopped")]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": key, "values": series[key]} for key in series],
+        "promql_expr_test": [
+            {
+                "expr": 'ALERTS{alertstate="firing"}',
+                "eval_time": "25m",
+                "exp_samples": [{"labels": labels, "value": 1} for labels in fired],
+            }
+        ],
+    }
+    rules = {"rule_files": [str(DEPLOY / "alerts.yaml")], "tests": [test]}
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump(rules))
+    succeed([promtool, "test", "rules", path], tmp_path)

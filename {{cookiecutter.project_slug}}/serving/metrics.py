@@ -100,12 +100,13 @@ class MetricsMiddleware(TimingMiddleware):
         self.children: dict[tuple[object, ...], tuple[Counter, Histogram]] = {}
         LIMIT.set(settings.REQUEST_THREADS)
         serve()
+        # uvicorn loads a worker's application on the loop, that of one process before.
+        with suppress(RuntimeError):
+            self.start_sampling()
 
     def __call__(self, request: HttpRequest) -> Coroutine[Any, Any, HttpResponseBase]:
         if not self.samples:
-            self.samples = True
-            # In an empty context: the request's would live as long as the loop.
-            Context().run(self.sample, time.perf_counter())
+            self.start_sampling()
         self.active += 1
         return super().__call__(request)
 
@@ -139,9 +140,18 @@ class MetricsMiddleware(TimingMiddleware):
             self.children[method, route, status, outcome] = children
         return children
 
-    def sample(self, due: float) -> None:
-        """Run by a timer of the event loop, which ends with it."""
-        LAG.observe(max(0.0, time.perf_counter() - due))
+    def start_sampling(self) -> None:
+        """Start a timer of the event loop, which ends with it."""
+        # In an empty context: the request's would live as long as the loop.
+        Context().run(self.sample, asyncio.get_running_loop(), time.perf_counter())
+        self.samples = True
+
+    def sample(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        lag = max(0.0, time.perf_counter() - due)
+        # A value for each interval, or a block of any length would count as one moment.
+        while lag >= 0:
+            LAG.observe(lag)
+            lag -= INTERVAL
         in_use, waiting = thread_usage()
         ACTIVE.set(self.active)
         IN_USE.set(in_use)
@@ -150,7 +160,7 @@ class MetricsMiddleware(TimingMiddleware):
         DROPPED.inc(max(0, dropped - self.dropped))
         self.dropped = dropped
         due = time.perf_counter() + INTERVAL
-        asyncio.get_running_loop().call_later(INTERVAL, self.sample, due)
+        loop.call_later(INTERVAL, self.sample, loop, due)
 
 
 class AllWorkers(MultiProcessCollector):

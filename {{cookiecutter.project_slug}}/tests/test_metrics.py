@@ -1,9 +1,11 @@
 import asyncio
 import socket
+import time
 from contextlib import suppress
 from itertools import count
 
 import pytest
+from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient
 from prometheus_client import Counter, Gauge, Histogram, MetricsHandler
 from pytest_django import Settings
@@ -98,6 +100,8 @@ async def test_requests_in_flight_and_the_lag_of_the_loop_are_sampled(
     async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "INTERVAL", 0.001)
+    # As uvicorn loads it with one worker: before the event loop runs.
+    await asyncio.to_thread(async_client.handler.load_middleware, is_async=True)
     before = value(metrics.LAG, le="+Inf")
     request = asyncio.create_task(async_client.get("/wait/"))
     async with asyncio.timeout(10):
@@ -107,3 +111,14 @@ async def test_requests_in_flight_and_the_lag_of_the_loop_are_sampled(
             request.cancel()
     await asyncio.wait([request])
     assert value(metrics.LAG, le="+Inf") > before
+
+
+async def test_long_block_of_the_loop_weighs_more_than_a_short_one() -> None:
+    async def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    middleware = metrics.MetricsMiddleware(view)
+    before = value(metrics.LAG, le="5.0"), value(metrics.LAG, le="+Inf")
+    middleware.sample(asyncio.get_running_loop(), time.perf_counter() - 10)
+    assert value(metrics.LAG, le="5.0") - before[0] >= 20
+    assert value(metrics.LAG, le="+Inf") - before[1] >= 41
