@@ -146,6 +146,11 @@ def test_api_answers_a_browser_too_with_a_problem(server: Server, name: str) -> 
     [
         ("text/html", True),
         ("text/*", True),
+        ("text/html; charset=utf-8", True),
+        ("text/html;level=1, */*;q=0.8", True),
+        ("text/html;level=1;q=0.5, application/json", False),
+        ("application/json; version=1, text/html;q=0.9", False),
+        ("image/avif, application/xhtml+xml, text/html;q=0.9, */*;q=0.8", True),
         ("text/html;q=0.9, application/json;q=0.8", True),
         ("text/html;q=0.8, application/problem+json", False),
         ("application/json, text/plain, */*", False),

@@ -6,8 +6,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 
-# On a tie, the first one wins: curl accepts any type, while a browser prefers HTML.
-MEDIA_TYPES = ["application/json", "application/problem+json", "text/html"]
+PAGE = {"text/html", "text/*"}
+# curl accepts any type, while a browser prefers HTML.
+JSON = {"application/json", "application/problem+json", "application/*", "*/*"}
 
 
 def error_response(
@@ -18,9 +19,11 @@ def error_response(
     problem["request_id"] = request.META.get("HTTP_X_REQUEST_ID")
     response: HttpResponse = JsonResponse(problem, status=status)
     response.headers["Content-Type"] = "application/problem+json"
-    is_api = request.path_info.startswith("/api/")
     try:
-        if not is_api and request.get_preferred_type(MEDIA_TYPES) == "text/html":
+        types = [] if request.path_info.startswith("/api/") else request.accepted_types
+        # get_preferred_type() would compare parameters too, such as charset.
+        names = (f"{t.main_type}/{t.sub_type}" for t in types)
+        if next((name in PAGE for name in names if name in PAGE | JSON), False):
             context = {"service": settings.PROJECT_NAME, **problem}
             page = render_to_string("serving/error.html", context, request)
             response = HttpResponse(page, status=status)
