@@ -55,8 +55,7 @@ SECURE_CSP = {
     "default-src": ["'self'"],
     "style-src": ["'self'", "<CSP_NONCE_SENTINEL>"],
     # % if cookiecutter.api == "ninja"
-    # For the icons in the style sheet of the API's UI.
-    "img-src": ["'self'", "data:"],
+    "img-src": ["'self'", "data:"],  # for icons of the API's UI
     # % endif
     "object-src": ["'none'"],
     "base-uri": ["'none'"],
