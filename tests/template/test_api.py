@@ -7,7 +7,8 @@ import pytest
 
 from tests.template.conftest import Bake
 from tests.template.prompts import COMBINATIONS, slot
-from tests.template.service import Service
+from tests.template.service import Service, Site
+from tests.template.test_errors import Case, ask, check_common, check_page
 
 # Services that test_combinations.py installs too.
 NINJA = {row["database"]: row for row in COMBINATIONS if row["api"] == "ninja"}
@@ -62,6 +63,15 @@ def test_only_one_of_concurrent_changes_succeeds(
     environment["PYTHONPATH"] = "."
     output = service.run(f"uv run python '{tmp_path}/race.py'", **environment)
     assert output.splitlines()[-2:] == ["changed 1 2", "removed True 0 0"]
+
+
+@pytest.mark.xdist_group("admin")
+def test_browser_gets_a_page_if_a_view_refuses_the_method(site: Site) -> None:
+    case = Case(405, "/admin/login/", "TRACE", site.headers)
+    answer = ask(site.server, case)
+    assert answer.headers["allow"] == "GET, POST, PUT, HEAD, OPTIONS"
+    check_common(answer, case)
+    check_page(answer)
 
 
 TEST = '''\

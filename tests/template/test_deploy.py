@@ -655,7 +655,7 @@ def test_deploy_check_warns_without(
 OTHERS = [("tests/settings.py", "METRICS_PORT"), (".env.example", "METRICS_PORT")]
 
 
-CHANGED = {"admin": "false", "deploy": "none", "metrics": "prometheus"}
+CHANGED = {"admin": "false", "api": "ninja", "deploy": "none", "metrics": "prometheus"}
 
 
 @pytest.mark.xdist_group(slot(CHANGED))
@@ -686,10 +686,36 @@ def test_service_passes_after_the_documented_deletions_and_additions(
     service.replace("config/urls.py", '    path("", include("home.urls")),\n', "")
     for name in ("header", "deadline", "health", "home", "metrics"):
         (service.path / "tests" / f"test_{name}.py").unlink()
+    delete_error_pages(service)
     for name in ("views.py", "urls.py", "templates/home/index.html"):
         (service.path / "home" / name).unlink()
     for command in ("ruff check --fix .", "mypy .", "manage.py check", "pytest"):
         service.run(f"uv run {command}")
+
+
+def delete_error_pages(service: Service) -> None:
+    readme = (service.path / "README.md").read_text(encoding="utf-8")
+    [row] = re.findall(r"^\| the error pages \|.*", readme, re.MULTILINE)
+    shutil.rmtree(service.path / "serving" / "templates")
+    for file in ("serving/errors.py", "tests/test_errors.py"):
+        (service.path / file).unlink()
+    settings, middleware = "config/settings.py", "serving/middleware.py"
+    for file in ("config/urls.py", middleware, "home/api.py"):
+        service.replace(file, "from serving.errors import error_response\n", "")
+    view = 'if not DEBUG:\n    CSRF_FAILURE_VIEW = "serving.errors.csrf_failure"\n'
+    service.replace(settings, view, "")
+    service.replace(settings, '    "home.api.method_not_allowed",\n', "")
+    plain = "HttpResponse(status=504)"
+    service.replace(middleware, "error_response(request, status=504)", plain)
+    http = "from django.http import HttpRequest"
+    service.replace(middleware, f"{http}\n", f"{http}, HttpResponse\n")
+    last = "\n\n\n@pytest.mark.parametrize"
+    cuts = {"config/urls.py": "\n# 503", "home/api.py": "\n\n\n# Errors"}
+    for file, start in (cuts | {"tests/test_api.py": last}).items():
+        assert f"`{file}`" in row
+        path = service.path / file
+        kept, _, _ = path.read_text(encoding="utf-8").rpartition(start)
+        path.write_text(f"{kept}\n", encoding="utf-8")
 
 
 @pytest.mark.xdist_group(slot({}))

@@ -134,6 +134,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     # % endif
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # % if cookiecutter.api == "ninja"
+    "home.api.method_not_allowed",
+    # % endif
 ]
 # Entries of MIDDLEWARE that may leave the event loop without a warning.
 SYNC_MIDDLEWARE: list[str] = []

@@ -5,8 +5,10 @@ from django.apps import apps
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http.response import HttpResponseBase
 from django.shortcuts import aget_object_or_404
+from django.utils.decorators import async_only_middleware
 from ninja import Field, NinjaAPI, Schema, Status
 from ninja.errors import HttpError, ValidationError
 from ninja.pagination import PageNumberPagination, paginate
@@ -14,6 +16,7 @@ from ninja.security import django_auth
 
 from home.models import Note, Revision
 from serving.errors import error_response
+from serving.health import GetResponse
 
 # If there are users, an operation requires a login unless it sets auth=None.
 has_users = apps.is_installed("django.contrib.auth")
@@ -114,6 +117,9 @@ def remove(pk: int) -> bool:
     return bool(note.update(version=F("version") + 1) and note.delete())
 
 
+urlpatterns, app_name = api.urls[0], api.urls_namespace
+
+
 # Errors have the same form as everywhere in the service.
 @api.exception_handler(HttpError)
 def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
@@ -130,4 +136,16 @@ def invalid(request: HttpRequest, error: ValidationError) -> HttpResponse:
     return error_response(request, status=422, errors=error.errors)
 
 
-urlpatterns, app_name = api.urls[0], api.urls_namespace
+@async_only_middleware
+def method_not_allowed(get_response: GetResponse) -> GetResponse:
+    """Django Ninja calls no exception handler if a path lacks the request's method."""
+
+    async def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = await get_response(request)
+        if isinstance(response, HttpResponseNotAllowed):
+            problem = error_response(request, status=405)
+            problem.headers["Allow"] = response.headers["Allow"]
+            return problem
+        return response
+
+    return middleware
