@@ -121,6 +121,15 @@ def test_dockerfile_and_compose_file_are_valid(service: Service) -> None:
             lint(*command, name, cwd=service.path)
 
 
+def test_compose_file_restarts_all_but_the_migration(service: Service) -> None:
+    text = (service.path / "compose.yaml").read_text(encoding="utf-8")
+    policies = {
+        n: s.get("restart") for n, s in yaml.safe_load(text)["services"].items()
+    }
+    assert policies.pop("migrate") is None
+    assert {*policies.values()} == {"unless-stopped"}
+
+
 def test_no_secret_of_the_compose_file_has_a_default(service: Service) -> None:
     text = (service.path / "compose.yaml").read_text(encoding="utf-8")
     secrets = re.findall(r"\$\{(\w*(?:KEY|PASSWORD))(.)(.)", text)
