@@ -82,22 +82,74 @@ from django.test import AsyncClient
 
 from home.models import Note, Revision
 
+JSON = "application/json"
+pytestmark = pytest.mark.django_db
 
-@pytest.mark.django_db
-async def test_notes(async_client: AsyncClient) -> None:
-    made = [await async_client.post("/notes/", {"text": text}) for text in "abc"]
-    assert [response.status_code for response in made] == [201, 201, 201]
-    url = f"/notes/{made[0].json()['id']}/"
-    assert (await async_client.post("/notes/", {})).json().keys() == {"text"}
-    assert (await async_client.post("/notes/", {"text": "\\0"})).status_code == 422
+
+@pytest.fixture
+async def url(async_client: AsyncClient) -> str:
+    note = await async_client.post("/notes/", {"text": "a"}, JSON)
+    assert note.status_code == 201
+    return f"/notes/{note.json()['id']}/"
+
+
+async def test_list_is_in_pages(async_client: AsyncClient) -> None:
+    await Note.objects.abulk_create(Note(text=f"{n}") for n in range(51))
     page = (await async_client.get("/notes/?page=x")).json()["notes"]
-    assert [note["text"] for note in page] == ["c", "b", "a"]
-    assert (await async_client.post(url, {"text": "d"})).status_code == 422
-    change = {"text": "d", "version": 1}
-    made = [await async_client.post(url, change) for turn in (1, 2)]
+    assert [note["text"] for note in page] == [f"{n}" for n in range(50, 0, -1)]
+    page = (await async_client.get("/notes/?page=2")).json()["notes"]
+    assert [note["text"] for note in page] == ["0"]
+
+
+async def test_note_is_changed_and_deleted(async_client: AsyncClient, url: str) -> None:
+    note = (await async_client.get(url)).json()
+    assert (note["text"], note["version"]) == ("a", 1)
+    change = {"text": "b", "version": 1}
+    made = [await async_client.patch(url, change, JSON) for turn in (1, 2)]
     assert [response.status_code for response in made] == [200, 409]
-    assert (await Note.objects.aget(text="d")).version == 2
+    assert made[0].json() == made[1].json() == note | {"text": "b", "version": 2}
     assert await Revision.objects.acount() == 1
+    assert (await async_client.delete(url)).status_code == 204
+    assert await Revision.objects.acount() == 0
+    gone = [await async_client.patch(url, change, JSON)]
+    gone += [await async_client.delete(url), await async_client.get(url)]
+    assert [response.status_code for response in gone] == [404] * 3
+
+
+@pytest.mark.parametrize("text", [None, "", "\\0", "x" * 10_001])
+async def test_invalid_text_is_refused(
+    async_client: AsyncClient, url: str, text: str | None
+) -> None:
+    change = {"text": text, "version": 1}
+    for response in (
+        await async_client.post("/notes/", change, JSON),
+        await async_client.patch(url, change, JSON),
+    ):
+        assert (response.status_code, [*response.json()]) == (422, ["text"])
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{", "1", "null", '"text"', '{"text": "\\\\ud800"}', "[" * 100_000]
+)
+async def test_other_than_json_object_is_refused(
+    async_client: AsyncClient, url: str, body: str
+) -> None:
+    for response in (
+        await async_client.post("/notes/", body, JSON),
+        await async_client.patch(url, body, JSON),
+    ):
+        assert response.status_code == 400
+    assert await Note.objects.acount() == 1
+
+
+async def test_other_methods_are_refused(async_client: AsyncClient, url: str) -> None:
+    for path, method, allow in (
+        ("/notes/", "PUT", "GET, HEAD, POST"),
+        ("/notes/", "DELETE", "GET, HEAD, POST"),
+        (url, "POST", "GET, HEAD, PATCH, DELETE"),
+    ):
+        response = await async_client.generic(method, path)
+        assert (response.status_code, response["Allow"]) == (405, allow)
 '''
 
 
@@ -106,7 +158,8 @@ def test_documented_plain_views_do_the_same(copied: Service) -> None:
     examples = [code for code in copied.python_examples() if "Note" in code]
     for module, code in zip(("models", "notes", "changes"), examples, strict=True):
         (copied.path / "home" / f"{module}.py").write_text(code)
-    assert len([line for line in examples[1].splitlines() if line]) <= 20
+    code = re.sub(r"(?m)^(from|import) .*|^ *#.*", "", examples[1])
+    assert len([line for line in code.splitlines() if line]) <= 20
     (copied.path / "tests" / "test_notes.py").write_text(TEST)
     text = copied.documents()["docs/development.md"]
     paths = re.findall(r'`(path\("notes/.*?\))`', text)
@@ -119,4 +172,4 @@ def test_documented_plain_views_do_the_same(copied: Service) -> None:
     copied.run("uv run --no-sync ruff check .")
     copied.run("uv run --no-sync ruff format --check .")
     test = "uv run --no-sync pytest -p no:cacheprovider tests/test_notes.py"
-    assert " 1 passed in " in copied.run(test)
+    assert " 14 passed in " in copied.run(test)
