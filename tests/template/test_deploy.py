@@ -718,13 +718,16 @@ def delete_error_pages(service: Service) -> None:
     service.replace(middleware, "error_response(request, status=504)", plain)
     http = "from django.http import HttpRequest"
     service.replace(middleware, f"{http}\n", f"{http}, HttpResponse\n")
-    last = "\n\n\n@pytest.mark.parametrize"
-    cuts = {"config/urls.py": "\n# 503", "home/api.py": "\n\n\n# Errors"}
-    for file, start in (cuts | {"tests/test_api.py": last}).items():
+    for file, deleted in {
+        "config/urls.py": r"# 503[\s\S]+",
+        "home/api.py": r"# Errors[\s\S]+(?=urlpatterns)",
+        "tests/test_api.py": r"\n\n@pytest.mark.parametrize[^@]+\Z",
+    }.items():
         assert f"`{file}`" in row
         path = service.path / file
-        kept, _, _ = path.read_text(encoding="utf-8").rpartition(start)
-        path.write_text(f"{kept}\n", encoding="utf-8")
+        text, count = re.subn(deleted, "", path.read_text(encoding="utf-8"))
+        assert count == 1, file
+        path.write_text(text, encoding="utf-8")
 
 
 @pytest.mark.xdist_group(slot({}))

@@ -117,9 +117,6 @@ def remove(pk: int) -> bool:
     return bool(note.update(version=F("version") + 1) and note.delete())
 
 
-urlpatterns, app_name = api.urls[0], api.urls_namespace
-
-
 # Errors have the same form as everywhere in the service.
 @api.exception_handler(HttpError)
 def http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
@@ -149,3 +146,6 @@ def method_not_allowed(get_response: GetResponse) -> GetResponse:
         return response
 
     return middleware
+
+
+urlpatterns, app_name = api.urls[0], api.urls_namespace
