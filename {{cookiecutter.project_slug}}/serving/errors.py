@@ -4,11 +4,11 @@ import logging
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.template.loader import render_to_string
+from django.shortcuts import render
 
-PAGE = {"text/html", "text/*"}
-# curl accepts any type, while a browser prefers HTML.
-JSON = {"application/json", "application/problem+json", "application/*", "*/*"}
+PROBLEM = "application/problem+json"
+# With any parameters. curl accepts any type, while a browser prefers HTML.
+TYPES = {"text/html", "text/*", "application/json", PROBLEM, "application/*", "*/*"}
 
 
 def error_response(
@@ -17,16 +17,13 @@ def error_response(
     title = HttpResponse(status=status).reason_phrase
     problem = {"type": "about:blank", "title": title, "status": status, **members}
     problem["request_id"] = request.META.get("HTTP_X_REQUEST_ID")
-    response: HttpResponse = JsonResponse(problem, status=status)
-    response.headers["Content-Type"] = "application/problem+json"
+    response: HttpResponse = JsonResponse(problem, status=status, content_type=PROBLEM)
     try:
         types = [] if request.path_info.startswith("/api/") else request.accepted_types
-        # get_preferred_type() would compare parameters too, such as charset.
         names = (f"{t.main_type}/{t.sub_type}" for t in types)
-        if next((name in PAGE for name in names if name in PAGE | JSON), False):
+        if next((name for name in names if name in TYPES), "").startswith("text/"):
             context = {"service": settings.PROJECT_NAME, **problem}
-            page = render_to_string("serving/error.html", context, request)
-            response = HttpResponse(page, status=status)
+            response = render(request, "serving/error.html", context, status=status)
     except Exception:
         logging.getLogger("serving.errors").exception("The error page failed")
     response.headers["Cache-Control"] = "no-store"
