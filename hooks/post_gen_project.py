@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+import shlex
 import shutil
 import sys
 import tempfile
@@ -79,8 +80,8 @@ SERVER_TIMING. README.md says more.
 def show_screen(path: Path) -> None:
     if BY_CRUFT and path.parent.parent == Path(tempfile.gettempdir()).resolve():
         return
-    # The shell of Windows does not know single quotes.
-    quoted = f'"{path}"' if " " in str(path) else path
+    # The shells of Windows have only double quotes in common.
+    quoted = f'"{path}"' if sys.platform == "win32" else shlex.quote(str(path))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # For a folder whose name the terminal cannot show.
         sys.stdout.reconfigure(errors="replace")

@@ -23,9 +23,15 @@ from dotenv import dotenv_values
 
 from tests.template.conftest import Bake
 from tests.template.prompts import CONTEXT, DEFAULTS, TEXTS, choices
-from tests.template.service import TEMPLATE, TREE, finish
+from tests.template.service import TEMPLATE, TREE, finish, succeed
 
 CleanEnvironment = dict[str, str]
+# Runs a hook; with another platform, Python could not import these.
+ON_WINDOWS = """
+import io, pathlib, runpy, secrets, shlex, shutil, sys, tempfile
+sys.platform = "win32"
+runpy.run_path(sys.argv[1])
+"""
 
 
 def cookiecutter(
@@ -137,8 +143,8 @@ def test_all_bad_answers_are_refused_at_once(
 def test_last_screen_says_where_it_is_how_to_start_and_what_can_be_changed(
     tmp_path: Path, clean_environment: CleanEnvironment
 ) -> None:
-    # cruft generates in such a folder too.
-    folder = Path(tempfile.mkdtemp(suffix=" two words \u00e9"))
+    # cruft generates in such a folder too. Its name has what a shell would interpret.
+    folder = Path(tempfile.mkdtemp(suffix=" R&D it's $HOME \u00e9"))
     ascii_terminal = {"PYTHONIOENCODING": "ascii"}
     status, lines = cookiecutter(
         tmp_path, clean_environment | ascii_terminal, "--output-dir", str(folder)
@@ -149,7 +155,9 @@ def test_last_screen_says_where_it_is_how_to_start_and_what_can_be_changed(
     path = folder / "my-async-service"
     shown = str(path).replace("\u00e9", "?")
     assert f"The service is in {shown}" in lines
-    assert f'    cd "{shown}"' in lines
+    [command] = [line for line in lines if line.startswith("    cd ")]
+    command = command.replace("?", "\u00e9")
+    assert succeed(["sh", "-c", f"{command} && pwd"], tmp_path) == f"{path}\n"
     readme = (path / "README.md").read_text(encoding="utf-8")
     starts = [line.strip() for line in lines if line.startswith("    uv run")]
     commands = [line.split("   ")[0] for line in starts]
@@ -159,6 +167,15 @@ def test_last_screen_says_where_it_is_how_to_start_and_what_can_be_changed(
     for name in re.split(", | and ", names):
         assert re.search(rf"^#?{name}=", example, re.MULTILINE), name
     shutil.rmtree(folder)
+
+
+def test_last_screen_quotes_the_folder_as_windows_does(tmp_path: Path) -> None:
+    folder = tmp_path / "R&D it's"
+    folder.mkdir()
+    shutil.copy(TREE / ".env.example", folder)
+    hook = TEMPLATE / "hooks" / "post_gen_project.py"
+    said = succeed([sys.executable, "-c", ON_WINDOWS, hook], folder)
+    assert f'\n    cd "{folder}"\n' in said
 
 
 def test_service_stays_when_nobody_reads_the_last_screen(

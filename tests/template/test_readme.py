@@ -56,7 +56,7 @@ def prompted(folder: Path, environment: dict[str, str]) -> str:
     text = shown.decode().replace("\r\n", "\n").replace(str(folder), "/home/you")
     assert not status, text
     # The folder of the tests has a blank in its name, and so is quoted.
-    text = re.sub('"(/home/you/.*)"', r"\1", text)
+    text = re.sub("'(/home/you/.*)'", r"\1", text)
     return re.sub(" +$", "", text, flags=re.MULTILINE)
 
 
