@@ -256,16 +256,23 @@ def test_links_of_the_documents_lead_somewhere(service: Service) -> None:
 def test_readme_says_which_files_to_delete(service: Service) -> None:
     readme = service.documents()["README.md"]
     *_, deleted = readme.partition("## Delete")
+    document = service.documents()["docs/development.md"]
+    postgresql = "".join(re.findall(r"(?ms)^## PostgreSQL$.*?^## ", document))
+    deleted += postgresql
     path = r"`((?:[\w.-]+/)+(?:[\w-]+\.\w+)?|\.?[\w-]+\.ya?ml)`"
     named = re.findall(path, readme)
     for file in {*named} - {".postgresql/"}:
         assert (service.path / file).exists(), file
     named = re.findall(path, deleted)
     for (prompt, answer), files in FILES_BY_ANSWER.items():
-        if service.answers[prompt] == answer and prompt != "database":
+        if service.answers[prompt] == answer:
             for file in files - {"Dockerfile", ".dockerignore"}:
                 assert file.startswith(tuple(named)), file
     assert "docs/" in named
+    named = ["docs/", *re.findall(r"`(.*?)`", postgresql)]
+    for file in service.files() if postgresql else ():
+        if b"embedded://" in (service.path / file).read_bytes():
+            assert file.startswith(tuple(named)), file
 
 
 @pytest.fixture(scope="module")
