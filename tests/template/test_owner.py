@@ -213,6 +213,23 @@ application = ProtocolTypeRouter(
 """
 
 
+MEANWHILE = """\
+import subprocess
+import sys
+
+import pytest
+
+from users.models import User
+
+
+@pytest.mark.django_db
+def test_another_run_leaves_this_database_alone() -> None:
+    command = [sys.executable, "-m", "pytest", "tests/test_users.py"]
+    subprocess.run(command, check=True)
+    User.objects.create(username="me")
+"""
+
+
 def sync_client_first(service: Service) -> None:
     (service.path / "tests" / "test_a_first.py").write_text(SYNC_CLIENT)
 
@@ -244,6 +261,18 @@ def test_change_leaves_the_tests_green(copied: Service, name: str) -> None:
 def test_app_with_a_model_passes_its_tests_and_is_in_the_admin(copied: Service) -> None:
     app_with_a_model(copied)
     assert " 2 passed in " in copied.run(f"{TEST} orders")
+
+
+def test_two_runs_at_once_have_a_database_each(copied: Service, tmp_path: Path) -> None:
+    (copied.path / "tests" / "test_meanwhile.py").write_text(MEANWHILE)
+    (folder := tmp_path / "temporary").mkdir()
+    output = copied.run(f"{TEST} tests/test_meanwhile.py", TMPDIR=str(folder))
+    assert " 1 passed in " in output
+    # As a process that is killed.
+    end = "import os, tests.settings; os._exit(0)"
+    copied.run(f"uv run --no-sync python -c '{end}'", TMPDIR=str(folder))
+    # uv has a lock there.
+    assert not [*folder.glob("tmp*")]
 
 
 def test_environment_and_dotenv_leave_the_tests_green(copied: Service) -> None:
