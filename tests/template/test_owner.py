@@ -213,6 +213,39 @@ application = ProtocolTypeRouter(
 """
 
 
+PHONE = """\
+import pytest
+from django.test import Client
+
+from users.models import User
+
+PAGES = "/admin/users/user"
+
+
+@pytest.mark.django_db
+def test_phone_of_a_user_is_in_the_admin(client: Client) -> None:
+    client.force_login(User.objects.create_superuser("me"))
+    assert 'name="phone"' in client.get(f"{PAGES}/add/").content.decode()
+    form = {"username": "you", "usable_password": "false", "phone": "555-0100"}
+    page = client.post(f"{PAGES}/add/", form).headers["Location"]
+    assert 'value="555-0100"' in client.get(page).content.decode()
+"""
+
+
+def phone_of_a_user(service: Service) -> None:
+    text = service.documents()["docs/development.md"]
+    [field] = re.findall(r"`(phone = .*?)`", text)
+    [admin] = [code for code in service.python_examples() if "UserAdmin" in code]
+    (service.path / "users" / "admin.py").write_text(admin)
+    (service.path / "users" / "tests.py").write_text(PHONE)
+    with (service.path / "users" / "models.py").open("a") as models:
+        models.write(f"\n    {field}\n")
+    imported = "import AbstractUser\n"
+    models_too = f"{imported}from django.db import models\n"
+    service.replace("users/models.py", imported, models_too)
+    service.run("uv run --no-sync manage.py makemigrations users")
+
+
 MEANWHILE = """\
 import subprocess
 import sys
@@ -261,6 +294,14 @@ def test_change_leaves_the_tests_green(copied: Service, name: str) -> None:
 def test_app_with_a_model_passes_its_tests_and_is_in_the_admin(copied: Service) -> None:
     app_with_a_model(copied)
     assert " 2 passed in " in copied.run(f"{TEST} orders")
+
+
+def test_field_of_the_user_is_in_the_admin(copied: Service) -> None:
+    phone_of_a_user(copied)
+    copied.run("uv run --no-sync ruff check .")
+    copied.run("uv run --no-sync ruff format --check .")
+    # mypy checks it in test_unrendered.py.
+    assert " 1 passed in " in copied.run(f"{TEST} users")
 
 
 def test_two_runs_at_once_have_a_database_each(copied: Service, tmp_path: Path) -> None:
