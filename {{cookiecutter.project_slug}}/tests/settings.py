@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,12 +26,9 @@ try:
 except ImproperlyConfigured as error:
     sys.exit(f"{error}")
 
-# For each run, because two may run at once: in an editor and in a terminal.
-folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-atexit.register(folder.cleanup)
-if "pytest" not in sys.modules:  # mypy, or a server: they end without atexit
-    folder.cleanup()
-MEDIA_ROOT = Path(folder.name, "media")
+# Of each run, because two may run at once; created when a test saves a file.
+MEDIA_ROOT = Path(tempfile.gettempdir(), secrets.token_hex())
+atexit.register(shutil.rmtree, MEDIA_ROOT, ignore_errors=True)
 # For the live server; test clients need none.
 ALLOWED_HOSTS = ["127.0.0.1"]
 # % if cookiecutter.metrics == "prometheus"
@@ -47,4 +46,4 @@ STORAGES["staticfiles"] = {
 # % endif
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Django never closes one in memory, and Python 3.13 warns about unclosed ones.
-    DATABASES["default"]["TEST"] = {"NAME": Path(folder.name, "test.sqlite3")}
+    DATABASES["default"]["TEST"] = {"NAME": MEDIA_ROOT.with_suffix(".sqlite3")}
