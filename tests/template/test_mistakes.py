@@ -187,6 +187,8 @@ def test_name_in_dotenv_that_only_compose_reads_is_refused_without_it(
     done = finish(CHECK.split(), copied.path, copied.environment)
     refused = "FORWARDED_ALLOW_IPS in .env is refused: no setting has this name.\n"
     assert (done.returncode, done.stdout) == (1, refused)
+    (copied.path / "compose.yaml").touch()
+    assert "no issues" in copied.run(CHECK)
 
 
 class Weather(BaseHTTPRequestHandler):

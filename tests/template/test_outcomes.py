@@ -299,7 +299,7 @@ def test_service_passes_the_tests_that_its_owner_does_not_need(
     bake: Bake, installed: Service, tmp_path: Path
 ) -> None:
     header = TEXTS["response_header"]
-    baked = bake(ci="none", response_header=header)
+    baked = bake(deploy="none", ci="none", response_header=header)
     service = baked.copy_in_environment(tmp_path / "service", installed)
     shutil.copy(PROJECT / "more_tests.py", service.path / "tests" / "test_more.py")
     output = service.run(

@@ -77,14 +77,9 @@ REQUEST_THREADS = env.integer("REQUEST_THREADS", least=1)
 PORT = r"\d{1,4}|[1-5]\d{4}|6([0-4]\d{3}|5([0-4]\d\d|5([0-2]\d|3[0-5])))"
 METRICS_PORT = int(env.matching("METRICS_PORT", PORT, "use a port, 0 for no metrics"))
 # % endif
-# % if cookiecutter.deploy != "none"
-env.known.add("FORWARDED_ALLOW_IPS")  # for compose.yaml
-# % if cookiecutter.database == "postgresql"
-env.known.add("POSTGRES_PASSWORD")  # for compose.yaml
-# % endif
-# % endif
-# After the last setting from the environment.
-env.refuse_unknown()
+if (BASE_DIR / "compose.yaml").exists():  # it reads these from .env
+    env.known.update(["FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD"])
+env.refuse_unknown()  # after the last setting from the environment
 
 INSTALLED_APPS = [
     # First, so that its runserver takes precedence.
