@@ -23,7 +23,7 @@ from dotenv import dotenv_values
 
 from tests.template.conftest import Bake
 from tests.template.prompts import CONTEXT, DEFAULTS, TEXTS, choices
-from tests.template.service import TEMPLATE, TREE, finish, succeed
+from tests.template.service import TEMPLATE, TREE, Service, finish, succeed
 
 CleanEnvironment = dict[str, str]
 # Runs a hook; with another platform, Python could not import these.
@@ -265,12 +265,13 @@ def test_hooks_need_neither_git_nor_uv_nor_anything_on_the_path(
 
 
 def test_without_env_the_service_starts_by_the_commands_of_its_readme(
-    tmp_path: Path, clean_environment: CleanEnvironment, bake: Bake
+    tmp_path: Path, clean_environment: CleanEnvironment, installed: Service
 ) -> None:
     status, _ = cookiecutter(tmp_path, clean_environment, "--accept-hooks", "no")
     assert status == 0
     project = tmp_path / "my-async-service"
-    service = type(bake())(project, DEFAULTS)
+    (project / ".venv").symlink_to(installed.path / ".venv")
+    service = Service(project, DEFAULTS)
     command, *_ = service.readme_commands()
     with pytest.raises(AssertionError, match=r"SECRET_KEY is not set.*\.env\.example"):
         service.run("uv run manage.py check")

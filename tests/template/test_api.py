@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.template.conftest import Bake
-from tests.template.prompts import COMBINATIONS, slot
+from tests.template.prompts import choices
 from tests.template.service import Service, Site
 from tests.template.test_errors import Case, ask, check_common, check_page
 
-# Services that test_combinations.py installs too.
-NINJA = {row["database"]: row for row in COMBINATIONS if row["api"] == "ninja"}
 RACE = """\
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -42,20 +40,14 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(r, marks=pytest.mark.xdist_group(slot(r))) for r in NINJA.values()],
-    ids=NINJA,
-)
+@pytest.mark.xdist_group("installed")
+@pytest.mark.parametrize("database", choices("database"))
 def test_only_one_of_concurrent_changes_succeeds(
-    install: Bake,
-    row: dict[str, str],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    ready: Bake, database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    service = install(**row)
+    service = ready(api="ninja", database=database, deploy="none", ci="none")
     url = f"sqlite:///{tmp_path}/race.sqlite3"
-    if row["database"] == "postgresql":
+    if database == "postgresql":
         url = request.getfixturevalue("new_database")()
     service.run("uv run manage.py migrate", DATABASE_URL=url)
     (tmp_path / "race.py").write_text(f"import django\ndjango.setup()\n{RACE}")

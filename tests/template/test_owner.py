@@ -313,12 +313,6 @@ def test_two_runs_at_once_have_a_database_each(copied: Service, tmp_path: Path) 
     assert not [file for file in folder.iterdir() if "uv" not in file.name]
 
 
-def test_environment_and_dotenv_leave_the_tests_green(copied: Service) -> None:
-    with (copied.path / ".env").open("a", encoding="utf-8") as file:
-        file.write(DOTENV)
-    assert " passed in " in copied.run(TEST, **ENVIRONMENT)
-
-
 def test_login_for_every_page_fails_the_one_test_that_opens_them(
     copied: Service,
 ) -> None:
@@ -335,9 +329,8 @@ def test_channels_serves_websockets(copied: Service) -> None:
     copied.replace("config/asgi.py", named, "    django = get_asgi_application()\n")
     with (copied.path / "config" / "asgi.py").open("a", encoding="utf-8") as file:
         file.write(CHANNELS)
-    # Added to the environment for these commands alone, which others share.
-    added = "uv run --no-sync --with channels --with types-channels python"
-    copied.run(f"{added} -m mypy config")
+    # Added to the environment for this command alone, which others share.
+    added = "uv run --no-sync --with channels python"
     run = f"{added} -W error manage.py runserver 8000 --noreload"
     with copied.serve(run) as server:
         with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
@@ -349,10 +342,14 @@ def test_channels_serves_websockets(copied: Service) -> None:
     assert "lifespan" not in server.log.read_text()
 
 
-def test_order_of_the_tests_does_not_matter(copied: Service, tmp_path: Path) -> None:
+def test_environment_dotenv_and_order_leave_the_tests_green(
+    copied: Service, tmp_path: Path
+) -> None:
+    with (copied.path / ".env").open("a", encoding="utf-8") as file:
+        file.write(DOTENV)
     (tmp_path / "reversed_order.py").write_text(REVERSED)
-    output = copied.run(f"{TEST} -p reversed_order", PYTHONPATH=str(tmp_path))
-    assert " passed in " in output
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path)}
+    assert " passed in " in copied.run(f"{TEST} -p reversed_order", **environment)
 
 
 def test_development_document_describes_each_change() -> None:

@@ -125,7 +125,9 @@ def test_tools_of_the_service_leave_it_alone(service: Service) -> None:
             service.run(f"uv run ruff format --check {files}")
         service.run("uv run mypy .")
         coverage = "uv run --with coverage coverage"
-        assert "test_broken" not in service.run(f"{coverage} run -m pytest -v .")
+        # All are collected, and some run.
+        run = f"{coverage} run -m pytest -v . -k 'test_home or test_broken'"
+        assert "test_broken" not in service.run(run)
         report = service.run(f"{coverage} report")
     finally:
         for path in broken:
@@ -155,7 +157,6 @@ def test_service_without_the_folder_gets_it_from_an_index(
     lock = (copy.path / "uv.lock").read_text(encoding="utf-8")
     [source] = re.findall(r'name = "django-onloop"\n.*\nsource = (.*)\n', lock)
     assert str(index) in source or "registry" in source
-    assert " passed in " in copy.run("uv run pytest", **environment)
     command, *_ = copy.readme_commands()
     with copy.serve(f"{command} 8000 --noreload", **environment) as server:
         assert_served(server)
