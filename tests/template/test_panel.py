@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.xdist_group("admin"),
 ]
 
+# A busy machine may take longer than five seconds.
+expect.set_options(timeout=30_000)
 # On a phone and a tablet, and on two screens that are wide enough for the table.
 WIDTHS = (360, 820, 1100, 1280)
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
