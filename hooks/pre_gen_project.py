@@ -22,7 +22,7 @@ RESERVED_NAMES = {
     *("prometheus-client", "psutil", "psycopg", "psycopg-binary", "pydantic"),
     *("pydantic-core", "pygments", "pytest", "pytest-asyncio", "pytest-django"),
     *("python-dotenv", "pyyaml", "redis", "ruff"),
-    *("servestatic", "sqlparse", "structlog", "types-pyyaml", "types-channels"),
+    *("servestatic", "sqlparse", "structlog", "types-channels", "types-pyyaml"),
     *("typing-extensions", "typing-inspection", "tzdata", "uvicorn", "uvloop"),
     *("watchfiles", "websockets"),
 }

@@ -242,10 +242,14 @@ def new_database(postgresql: PostgresServer) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def executable() -> str:
-    found = browser.find()
+    return require(browser.find(), "BROWSER", browser.MISSING)
+
+
+def require(found: str | None, variable: str, missing: str) -> str:
+    """Skip the test if a program was not found, or fail if the variable demands it."""
     if not found:
-        required = os.environ.get("BROWSER") == "required"
-        (pytest.fail if required else pytest.skip)(browser.MISSING)
+        required = os.environ.get(variable) == "required"
+        (pytest.fail if required else pytest.skip)(missing)
     return found
 
 

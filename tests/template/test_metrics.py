@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import re
 import shutil
 import socket
@@ -24,7 +23,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from tests.template.conftest import Bake
+from tests.template.conftest import Bake, require
 from tests.template.prompts import combination, slot
 from tests.template.service import (
     TREE,
@@ -278,12 +277,8 @@ def test_operations_document_says_where_to_look_after_each_alert() -> None:
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if not found:
-        required = os.environ.get("PROMTOOL") == "required"
-        missing = "no promtool is on the PATH (apt-get install prometheus)"
-        (pytest.fail if required else pytest.skip)(missing)
-    return found
+    missing = "no promtool is on the PATH (apt-get install prometheus)"
+    return require(shutil.which("promtool"), "PROMTOOL", missing)
 
 
 def test_promtool_finds_no_fault(server: Server, tmp_path: Path, promtool: str) -> None:

